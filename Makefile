@@ -1,0 +1,54 @@
+# Everything a developer or CI does here. Needs Python 3.11 or newer, make and a package index; `make PYTHON=…` chooses.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+OLDEST := .venv-oldest
+export PYTHON
+# Browsers of playwright's own stay with the environment that wants them, whatever HOME is.
+export PLAYWRIGHT_BROWSERS_PATH := $(CURDIR)/$(VENV)/browsers
+
+.PHONY: help demo test test-oldest lint types wheel bench clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile
+
+demo: $(VENV)/server.stamp            ## record example conversations and open the dashboard (ARGS="--no-serve")
+	$(VENV)/bin/contextwrap demo $(ARGS)
+
+test: $(VENV)/dev.stamp $(VENV)/chromium            ## every test (ARGS="-k outbox")
+	CHROMIUM="$$(cat $(VENV)/chromium)" $(VENV)/bin/python -m pytest $(ARGS)
+
+test-oldest: $(OLDEST)/sdk.stamp            ## the SDK's tests on the oldest LangChain it promises to work with
+	$(OLDEST)/bin/python -m pytest -p no:cacheprovider --ignore=tests/server --ignore=tests/store --ignore=tests/analytics $(ARGS)
+
+lint: $(VENV)/dev.stamp            ## style
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+
+types: $(VENV)/dev.stamp            ## types
+	$(VENV)/bin/mypy
+
+wheel: $(VENV)/dev.stamp            ## build the wheel and look into it
+	scripts/wheel $(VENV)/bin/python
+
+bench: $(VENV)/dev.stamp            ## each benchmark answers its question
+	set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(VENV)/bin/python "$$file"; done
+
+clean:            ## forget the environments
+	rm -rf $(VENV) $(OLDEST)
+
+$(VENV)/server.stamp: pyproject.toml
+	scripts/venv $(VENV) -e '.[server]'
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml
+	scripts/venv $(VENV) -e '.[server,dev]'
+	touch $@ $(VENV)/server.stamp
+
+$(OLDEST)/sdk.stamp: pyproject.toml
+	scripts/venv $(OLDEST) -e '.[server,dev]' 'langchain-core==1.0.0' 'langchain-classic==1.0.0'
+	touch $@
+
+$(VENV)/chromium: $(VENV)/dev.stamp
+	scripts/chromium $(VENV)/bin/python > $@.new
+	mv $@.new $@
