@@ -1,0 +1,49 @@
+"""The one shield: what fails in here is counted and logged once, and never becomes the host's failure.
+
+Our own tests set CONTEXTWRAP_RAISE=1, so that there a failure of ours is raised instead of hidden.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+logger = logging.getLogger("contextwrap")
+
+
+class Guard:
+    """Counts losses by reason; the first of each reason is logged, without any of the user's text."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def __call__(self, doing: str) -> Iterator[None]:
+        """Run the body; an Exception in it is counted under `doing` and the error's kind."""
+        try:
+            yield
+        except Exception as error:
+            if os.environ.get("CONTEXTWRAP_RAISE") == "1":
+                raise
+            self.lost(f"{doing}: {type(error).__name__}", detail=str(error))
+
+    def lost(self, reason: str, *, detail: str = "") -> None:
+        """Something could not be recorded, for a reason a user can read."""
+        with self._lock:
+            self._counts[reason] += 1
+            first = self._counts[reason] == 1
+        if first:
+            logger.warning("contextwrap: not recorded: %s%s", reason, f" ({detail[:300]})" if detail else "")
+
+    def counts(self) -> Mapping[str, int]:
+        """How often each reason struck."""
+        with self._lock:
+            return dict(self._counts)

@@ -1,0 +1,562 @@
+"""ContextCallbackHandler: collects one root run at a time and hands it to the client as one turn.
+
+State is kept per root run only, keyed by run_id and gone when the root ends. Handlers are called in the
+host's own thread, so nothing here does more than dict work, until the root ends and the turn is appended to
+the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.tracers.context import register_configure_hook
+
+from contextwrap import transcript
+from contextwrap.client import ContextWrap, configure, default_client, is_configured
+from contextwrap.identity import Identity, Scope, Turn, current_scope
+from contextwrap.ids import new_id
+from contextwrap.model import Conversation, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+    from pathlib import Path
+    from uuid import UUID
+
+    from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import LLMResult
+
+MAX_OPEN: Final = 10_000
+OPEN_SECONDS: Final = 3600.0
+_TOMBSTONES: Final = 20_000
+_THREADS: Final = 10_000
+_THREAD_MEMORY: Final = 256
+_USER_KEYS: Final = ("user_id",)
+_THREAD_KEYS: Final = ("thread_id", "session_id", "conversation_id")
+
+
+@dataclass(slots=True)
+class Root:
+    """What one root run has said so far; runs below it share it."""
+
+    run_id: UUID
+    scope: Scope
+    started: float
+    started_at: datetime
+    said: tuple[Message, ...] | None
+    streaming: bool = False
+    asked: tuple[Message, ...] = ()
+    tools: list[Message] = field(default_factory=list)
+    calls: dict[UUID, tuple[str, Any]] = field(default_factory=dict)
+    prompted: dict[UUID, tuple[Mapping[str, Any], Mapping[str, Any]]] = field(default_factory=dict)
+    open: set[UUID] = field(default_factory=set)
+    partial: list[str] = field(default_factory=list)
+    completion: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+    usage: dict[str, int] = field(default_factory=dict)
+    failures: int = 0
+    unwatch: Callable[[], object] | None = None
+
+
+class ContextCallbackHandler(BaseCallbackHandler):
+    """LangChain's callback handler for contextwrap.
+
+    Without arguments it is the one shared handler, and every such call answers the same instance. With a
+    token or endpoint it configures the default client, if nothing has yet, or else has a client of its own.
+    `verbose` is accepted for the old class's sake. Raises ConfigurationError for settings that cannot work.
+    """
+
+    raise_error = False
+
+    def __new__(
+        cls,
+        token: str | None = None,
+        verbose: bool = False,  # noqa: FBT001, FBT002  the old class's own signature
+        *,
+        endpoint: str | None = None,
+        home: str | Path | None = None,
+    ) -> Self:
+        """The shared handler, or one for other settings."""
+        if token is None and endpoint is None and home is None:
+            return _shared_for(cls)
+        if not is_configured():
+            configure(token=token, endpoint=endpoint, home=home)
+            return _shared_for(cls)
+        client = ContextWrap(token=token, endpoint=endpoint, home=home)
+        if client.settings == default_client().settings:
+            return _shared_for(cls)
+        return _make(cls, client)
+
+    def __init__(
+        self,
+        token: str | None = None,
+        verbose: bool = False,  # noqa: FBT001, FBT002  the old class's own signature
+        *,
+        endpoint: str | None = None,
+        home: str | Path | None = None,
+    ) -> None:
+        """All is done in `__new__`: the shared handler must not begin anew."""
+
+    _client: ContextWrap | None
+    _lock: threading.RLock
+    _roots: dict[UUID, Root]
+    _of: dict[UUID, Root]
+    _closed: OrderedDict[UUID, None]
+    _threads: OrderedDict[str, list[int]]
+
+    @property
+    def client(self) -> ContextWrap:
+        """Where the turns go: this handler's own client, or the default one as it is now."""
+        return self._client or default_client()
+
+    @property
+    def run_inline(self) -> bool:  # type: ignore[override]  # a plain attribute there
+        """True: a hop to an executor costs every ainvoke more than the whole chain.
+
+        But not towards `AsyncCallbackManager.on_llm_start`, which drops that event for everybody else when any
+        handler is inline (https://github.com/langchain-ai/langchain/issues/39633).
+        """
+        return sys._getframe(1).f_code.co_name != "on_llm_start"  # noqa: SLF001  the public way to ask who asks
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return (type(self), ())
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        tags: list[str] | None = None,
+        **_: Any,
+    ) -> None:
+        """A chain begins: a root, or one below it."""
+        with self.client.guard("on_chain_start"):
+            root = self._begin(run_id, parent_run_id, metadata, tags, rootable=True)
+            if root is not None and root.run_id == run_id:
+                root.streaming = inputs == {"input": ""}
+                root.said = None if root.streaming else transcript.said(inputs)
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
+        """A chain has ended; with the root the turn is complete."""
+        with self.client.guard("on_chain_end"):
+            root = self._end(run_id)
+            if root is not None:
+                if root.streaming and inputs is not None:
+                    root.said = transcript.said(inputs)
+                # A sync stream that is broken off ends its root first, as if all were well.
+                interrupted = root.streaming and bool(root.open)
+                self._record(root, outputs, interrupted=interrupted)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
+        """A chain has failed, was cancelled or abandoned."""
+        with self.client.guard("on_chain_error"):
+            root = self._end(run_id)
+            if root is not None:
+                if root.streaming and inputs is not None:
+                    root.said = transcript.said(inputs)
+                self._fail(root, error)
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """A chat model is asked."""
+        with self.client.guard("on_chat_model_start"):
+            asked = transcript.rows(messages[0]) if messages else ()
+            self._ask(run_id, parent_run_id, metadata, tags, asked, kwargs)
+
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        tags: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """A completion model is asked."""
+        with self.client.guard("on_llm_start"):
+            asked = tuple(Message(role="user", message=prompt) for prompt in prompts[:1])
+            self._ask(run_id, parent_run_id, metadata, tags, asked, kwargs)
+
+    def on_llm_new_token(self, token: str, *, run_id: UUID, **_: Any) -> None:
+        """A model streams: kept in case the stream is broken off."""
+        root = self._of.get(run_id)
+        if root is not None and isinstance(token, str):
+            root.partial.append(token)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
+        """A model has answered."""
+        with self.client.guard("on_llm_end"):
+            root = self._of.get(run_id)
+            if root is None:
+                return
+            metadata, params = root.prompted.pop(run_id, ({}, {}))
+            root.completion = transcript.completion(response) or root.completion
+            root.facts |= transcript.model_facts(response, metadata, params)
+            for key, count in transcript.usage(response).items():
+                root.usage[key] = root.usage.get(key, 0) + count
+            if self._end(run_id) is not None:
+                self._record(root, root.completion)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """A model has failed, was cancelled or abandoned."""
+        with self.client.guard("on_llm_error"):
+            known = self._of.get(run_id)
+            if known is not None and not _broken_off(error):
+                known.failures += 1
+                known.partial.clear()
+            root = self._end(run_id)
+            if root is not None:
+                self._fail(root, error)
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any] | None,
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        inputs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """A tool is called; one that no chain called is nobody's conversation."""
+        with self.client.guard("on_tool_start"):
+            root = self._begin(run_id, parent_run_id, None, None, rootable=False)
+            if root is not None:
+                name = (serialized or {}).get("name") or kwargs.get("name") or "tool"
+                root.calls[run_id] = (str(name), input_str if inputs is None else inputs)
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
+        """A tool has answered."""
+        with self.client.guard("on_tool_end"):
+            self._tool(run_id, output, failed=False)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """A tool has failed."""
+        with self.client.guard("on_tool_error"):
+            self._tool(run_id, f"{type(error).__name__}: {error}", failed=True)
+
+    def on_retriever_start(
+        self,
+        serialized: dict[str, Any] | None,
+        query: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **_: Any,
+    ) -> None:
+        """A retriever searches: known only so that what runs below it finds its root."""
+        with self.client.guard("on_retriever_start"):
+            self._begin(run_id, parent_run_id, None, None, rootable=False)
+
+    def on_retriever_end(self, documents: Any, *, run_id: UUID, **_: Any) -> None:
+        """A retriever has found."""
+        self._end(run_id)
+
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        """A retriever has failed."""
+        self._end(run_id)
+
+    def _begin(
+        self,
+        run_id: UUID,
+        parent: UUID | None,
+        metadata: Mapping[str, Any] | None,
+        tags: list[str] | None,
+        *,
+        rootable: bool,
+    ) -> Root | None:
+        """The root that `run_id` belongs to, perhaps itself; None for a run of no conversation."""
+        with self._lock:
+            if run_id in self._of:
+                return None
+            root = self._of.get(parent) if parent is not None else None
+            if root is None:
+                if parent in self._closed:
+                    return None
+                root = self._of.get(_ambient_parent())  # type: ignore[arg-type]  # None is simply not there
+            if root is None:
+                if not rootable:
+                    return None
+                root = Root(
+                    run_id=run_id,
+                    scope=_scope(metadata, tags),
+                    started=time.monotonic(),
+                    started_at=self.client.now(),
+                    said=None,
+                )
+                self._roots[run_id] = root
+                self._sweep()
+            else:
+                root.open.add(run_id)
+            self._of[run_id] = root
+            return root
+
+    def _end(self, run_id: UUID) -> Root | None:
+        """Forget a run; the root when it is the root's own end."""
+        with self._lock:
+            root = self._of.pop(run_id, None)
+            if root is None:
+                return None
+            root.open.discard(run_id)
+            if root.run_id != run_id:
+                return None
+            self._close(root)
+            return root
+
+    def _close(self, root: Root) -> None:
+        """Children may end, and even begin, after their root: they are known by their tombstones."""
+        if root.unwatch is not None:
+            root.unwatch()
+        self._roots.pop(root.run_id, None)
+        for run_id in (root.run_id, *root.open):
+            self._of.pop(run_id, None)
+            self._closed[run_id] = None
+        while len(self._closed) > _TOMBSTONES:
+            self._closed.popitem(last=False)
+
+    def _sweep(self) -> None:
+        """Roots that never ended (a cancelled model call ends nothing) go by age, and by number."""
+        oldest = time.monotonic() - OPEN_SECONDS
+        while self._roots:
+            root = next(iter(self._roots.values()))
+            if root.started > oldest and len(self._roots) <= MAX_OPEN:
+                return
+            self._close(root)
+            self._record(root, None, interrupted=True)
+
+    def _ask(
+        self,
+        run_id: UUID,
+        parent: UUID | None,
+        metadata: Mapping[str, Any] | None,
+        tags: list[str] | None,
+        asked: tuple[Message, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        root = self._begin(run_id, parent, metadata, tags, rootable=True)
+        if root is None:
+            return
+        root.prompted[run_id] = (metadata or {}, kwargs.get("invocation_params") or {})
+        if not root.asked:
+            root.asked = asked
+        if root.run_id == run_id:
+            root.said = asked
+            self._watch(root)
+
+    def _watch(self, root: Root) -> None:
+        """A cancelled model call ends no run: its task's end has to."""
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            return
+        # `abatch` starts its runs in tasks of the callback manager's own, over before the run has begun.
+        if task is None or _managers_own(task):
+            return
+
+        def over(_: asyncio.Task[Any]) -> None:
+            with self.client.guard("task end"):
+                if self._end(root.run_id) is not None:
+                    self._record(root, None, interrupted=True)
+
+        task.add_done_callback(over)
+        root.unwatch = lambda: task.remove_done_callback(over)
+
+    def _tool(self, run_id: UUID, result: object, *, failed: bool) -> None:
+        root = self._of.get(run_id)
+        if root is not None:
+            name, call = root.calls.pop(run_id, ("tool", None))
+            root.tools.append(transcript.tool_row(name=name, call=call, result=result, failed=failed))
+        self._end(run_id)
+
+    def _fail(self, root: Root, error: BaseException) -> None:
+        if _broken_off(error):
+            self._record(root, None, interrupted=True)
+        else:
+            self._record(root, None, error=error)
+
+    def _record(
+        self, root: Root, outputs: object, *, interrupted: bool = False, error: BaseException | None = None
+    ) -> None:
+        """Hand the turn to the client: what is new of what was said, the tools, then the answer or the error."""
+        scope = root.scope
+        heard = root.said if root.said is not None else root.asked
+        if interrupted:
+            answer: str | None = "".join(root.partial)
+        elif error is not None:
+            answer = None
+        else:
+            answer = transcript.answered(outputs) if outputs is not None else root.completion
+        last = () if error is not None or answer is None else (self._answer(root, answer, interrupted=interrupted),)
+        failed = () if error is None else (transcript.error_row(error),)
+        thread = scope.identity.thread_id or new_id()
+        news = self._news(thread, heard, (*heard, *root.tools, *last)) if scope.identity.thread_id else heard
+        kept = self.client.record(
+            Conversation(
+                id=thread,
+                metadata=_conversation_metadata(root),
+                messages=(*(replace(item, event_timestamp=root.started_at) for item in news), *root.tools, *failed, *last),
+            )
+        )
+        if kept is not None and last:
+            self._remember_answer(scope, thread, kept.messages[-1])
+
+    def _answer(self, root: Root, answer: str, *, interrupted: bool) -> Message:
+        facts = dict(root.facts)
+        facts |= {key: str(count) for key, count in root.usage.items()}
+        facts["latency_ms"] = str(round((time.monotonic() - root.started) * 1000))
+        if root.failures:
+            facts["attempts"] = str(root.failures + 1)
+        if interrupted:
+            facts["interrupted"] = "true"
+        return Message(role="assistant", message=answer, metadata=facts)
+
+    def _news(
+        self, thread: str, heard: tuple[Message, ...], now: tuple[Message, ...]
+    ) -> tuple[Message, ...]:
+        """What `heard` adds to what the thread has heard: the longest tail known is a head repeated."""
+        marks = [hash((message.role, message.type, message.message, message.observation)) for message in now]
+        with self._lock:
+            known = self._threads.pop(thread, [])
+            spoken = [index for index, message in enumerate(heard) if message.role != "system"]
+            heads = [marks[index] for index in spoken]
+            overlap = next(
+                (size for size in range(min(len(known), len(heads)), 0, -1) if known[-size:] == heads[:size]), 0
+            )
+            repeated = set(spoken[:overlap])
+            news = tuple(
+                message
+                for index, message in enumerate(heard)
+                if index not in repeated and not (message.role == "system" and marks[index] in known)
+            )
+            fresh = [mark for index, mark in enumerate(marks) if index not in repeated]
+            self._threads[thread] = [*known, *fresh][-_THREAD_MEMORY:]
+            while len(self._threads) > _THREADS:
+                self._threads.popitem(last=False)
+        return news
+
+    def _remember_answer(self, scope: Scope, thread: str, answer: Message) -> None:
+        early, scope.turn.early = scope.turn.early, None
+        scope.turn.answer_id = answer.id
+        if early is not None:
+            self.client.rate(early[0], message=answer.id, thread=thread, feedback=early[1])
+
+
+def shared_handler() -> ContextCallbackHandler:
+    """The one handler that everything wrapped shares."""
+    return ContextCallbackHandler()
+
+
+def _make(cls: type[Any], client: ContextWrap | None) -> Any:
+    handler = object.__new__(cls)
+    handler._client = client  # noqa: SLF001
+    handler._lock = threading.RLock()  # noqa: SLF001
+    handler._roots = {}  # noqa: SLF001
+    handler._of = {}  # noqa: SLF001
+    handler._closed = OrderedDict()  # noqa: SLF001
+    handler._threads = OrderedDict()  # noqa: SLF001
+    return handler
+
+
+def _shared_for(cls: type[Any]) -> Any:
+    with _making:
+        if cls not in _shared:
+            _shared[cls] = _make(cls, None)
+        return _shared[cls]
+
+
+def _ambient_parent() -> UUID | None:
+    """The run around this one, where RunnableWithFallbacks forgets to say it: it passes on the outer config."""
+    config = var_child_runnable_config.get()
+    parent: UUID | None = getattr((config or {}).get("callbacks"), "parent_run_id", None)
+    return parent
+
+
+def _scope(metadata: Mapping[str, Any] | None, tags: list[str] | None) -> Scope:
+    """Whose run this is, read once at its start: session > run metadata > configurable."""
+    around = current_scope()
+    config = var_child_runnable_config.get() or {}
+    places = (metadata or {}, config.get("configurable") or {})
+    found = Identity(user_id=_first(_USER_KEYS, places), thread_id=_first(_THREAD_KEYS, places), tags=tuple(tags or ()))
+    if around is None:
+        return Scope(identity=found, turn=Turn())
+    return Scope(identity=around.identity.over(found), turn=around.turn)
+
+
+def _first(keys: tuple[str, ...], places: tuple[Mapping[str, Any], ...]) -> str | None:
+    for place in places:
+        for key in keys:
+            if place.get(key) is not None:
+                return str(place[key])
+    return None
+
+
+def _conversation_metadata(root: Root) -> dict[str, str]:
+    identity = root.scope.identity
+    metadata = {key: str(value)[:4096] for key, value in identity.metadata.items()}
+    if identity.user_id is not None:
+        metadata["user_id"] = identity.user_id
+    if identity.tags:
+        metadata["tags"] = ",".join(identity.tags)
+    if "model" in root.facts:
+        metadata.setdefault("model", root.facts["model"])
+    return metadata
+
+
+def _managers_own(task: asyncio.Task[Any]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and code.co_filename.endswith(("callbacks/manager.py", "callbacks\\manager.py"))
+
+
+def _broken_off(error: BaseException) -> bool:
+    """Whether nobody waits for the answer any more: an abandoned stream or a cancelled task is no failure."""
+    return isinstance(error, (GeneratorExit, asyncio.CancelledError))
+
+
+class _SessionHook:
+    """Answers LangChain's question for an ambient handler: ours, inside a session."""
+
+    def get(self) -> ContextCallbackHandler | None:
+        return shared_handler() if current_scope() is not None else None
+
+
+def _in_child() -> None:
+    """In a child of fork: a lock another thread of the parent held would stay held for ever."""
+    for handler in _shared.values():
+        handler._lock = threading.RLock()  # noqa: SLF001
+
+
+_making = threading.Lock()
+_shared: dict[type[Any], Any] = {}
+_hook: Any = _SessionHook()
+register_configure_hook(_hook, inheritable=True)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,1 @@
+"""What is shown: the Context API and the dashboard, on one store."""

@@ -1,0 +1,1 @@
+"""What is kept: the `Store` protocol, and the engines behind it."""

@@ -1,0 +1,270 @@
+"""From what LangChain passes around to what a person said and was told. Pure functions; one odd field never
+loses the record: what has no text gives none.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_core.agents import AgentFinish
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    convert_to_messages,
+)
+from langchain_core.prompt_values import PromptValue
+
+from contextwrap.model import Message
+
+if TYPE_CHECKING:
+    from langchain_core.outputs import LLMResult
+
+    from contextwrap.model import Role
+
+INPUT_KEYS: Final = (
+    "input", "question", "query", "user_input", "human_input", "prompt", "message", "text", "content",
+)  # fmt: skip
+OUTPUT_KEYS: Final = (
+    "output", "answer", "result", "response", "text", "output_text", "content", "structured_response",
+)  # fmt: skip
+
+
+def said(value: object) -> tuple[Message, ...] | None:
+    """The messages in a root run's input, history included; None when no known key holds any.
+
+    Strings, messages, prompt values, lists of messages, (role, text) pairs or role/content dicts; in a dict,
+    pydantic object or dataclass `messages` first, then INPUT_KEYS.
+    """
+    messages = _messages(value)
+    if messages is not None:
+        return messages
+    if isinstance(value, str):
+        return (Message(role="user", message=value),)
+    fields = _fields(value)
+    if fields is None:
+        return None
+    for key in ("messages", *INPUT_KEYS):
+        messages = _messages(fields.get(key))
+        if messages:
+            return messages
+        text = fields.get(key)
+        if isinstance(text, str):
+            return (Message(role="user", message=text),)
+    return None
+
+
+def answered(value: object) -> str | None:
+    """The text of a root run's output; None when it is none (a tool call, an interrupted graph).
+
+    A string; a message's text; AgentFinish; in a state's `messages` the last assistant text after the last
+    user message; OUTPUT_KEYS; the one value of a one-key dict; anything else as JSON.
+    """
+    match value:
+        case None:
+            return None
+        case str():
+            return value
+        case BaseMessage():
+            return text_of(value) or None
+        case AgentFinish():
+            return answered(value.return_values)
+    if isinstance(value, list) and value and all(isinstance(item, BaseMessage) for item in value):
+        return _last_answer(value)
+    fields = _fields(value)
+    if fields is None:
+        return _json(value)
+    if isinstance(fields.get("messages"), list):
+        return _last_answer(fields["messages"])
+    for key in OUTPUT_KEYS:
+        if fields.get(key) is not None:
+            return answered(fields[key])
+    if len(fields) == 1:
+        return answered(next(iter(fields.values())))
+    return _json(value)
+
+
+def rows(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
+    """A chat model's messages as rows; an assistant's bare tool call has no text and gives no row."""
+    return tuple(row for row in map(_row, messages) if row is not None)
+
+
+def tool_row(*, name: str, call: object, result: object, failed: bool = False) -> Message:
+    """A finished tool call as a row: its name, input and observation (or the error)."""
+    observation = text_of(result) if isinstance(result, BaseMessage) else answered(result)
+    return Message(
+        role="assistant",
+        type="tool",
+        name=name,
+        input=_plain(call),
+        observation=observation or "",
+        metadata={"error": "true"} if failed else {},
+    )
+
+
+def error_row(error: BaseException) -> Message:
+    """What went wrong instead of an answer, as an event."""
+    text = f"{type(error).__name__}: {error}"[:2000]
+    return Message(role="system", type="event", name="error", message=text, metadata={"error": type(error).__name__})
+
+
+def text_of(message: BaseMessage) -> str:
+    """A message's text; each binary part becomes `{type, mime, bytes, sha256}`, reasoning and calls are dropped."""
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(part for part in map(_part, message.content) if part)
+
+
+def model_facts(result: LLMResult, metadata: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, str]:
+    """Model, provider and finish reason of one model run, as text; what is not known is not there."""
+    message = answer_message(result)
+    served = message.response_metadata if message is not None else {}
+    facts = {
+        "model": served.get("model_name") or metadata.get("ls_model_name") or params.get("model") or params.get("model_name"),
+        "provider": metadata.get("ls_provider"),
+        "finish_reason": served.get("finish_reason") or served.get("stop_reason"),
+    }
+    return {key: str(value) for key, value in facts.items() if value}
+
+
+def usage(result: LLMResult) -> dict[str, int]:
+    """Tokens of one model run: input_tokens, output_tokens, total_tokens; empty when the model does not say."""
+    message = answer_message(result)
+    said_usage = message.usage_metadata if message is not None else None
+    if not said_usage:
+        return {}
+    return {key: said_usage[key] for key in ("input_tokens", "output_tokens", "total_tokens") if key in said_usage}
+
+
+def answer_message(result: LLMResult) -> AIMessage | None:
+    """The message a chat model answered with; None for a completion model."""
+    for generations in result.generations:
+        for generation in generations:
+            message = getattr(generation, "message", None)
+            if isinstance(message, AIMessage):
+                return message
+    return None
+
+
+def completion(result: LLMResult) -> str:
+    """The text a model run produced."""
+    message = answer_message(result)
+    if message is not None:
+        return text_of(message)
+    return "".join(generation.text for generations in result.generations for generation in generations[:1])
+
+
+def _messages(value: object) -> tuple[Message, ...] | None:
+    if isinstance(value, PromptValue):
+        return rows(value.to_messages())
+    if isinstance(value, BaseMessage):
+        return rows([value])
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    try:
+        return rows(convert_to_messages(list(value)))
+    except (ValueError, TypeError, NotImplementedError, KeyError):
+        return None
+
+
+def _row(message: BaseMessage) -> Message | None:
+    text = text_of(message)
+    if isinstance(message, ToolMessage):
+        return Message(role="assistant", type="tool", name=message.name or "tool", observation=text)
+    if isinstance(message, AIMessage) and not text:
+        return None
+    return Message(role=_role(message), message=text)
+
+
+def _role(message: BaseMessage) -> Role:
+    if isinstance(message, HumanMessage):
+        return "user"
+    if isinstance(message, SystemMessage):
+        return "system"
+    if isinstance(message, ChatMessage) and message.role.lower() in {"user", "human"}:
+        return "user"
+    if isinstance(message, ChatMessage) and message.role.lower() in {"system", "developer"}:
+        return "system"
+    return "assistant"
+
+
+def _last_answer(messages: Sequence[object]) -> str | None:
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            return None
+        if isinstance(message, AIMessage) and (text := text_of(message)):
+            return text
+    return None
+
+
+def _fields(value: object) -> Mapping[str, Any] | None:
+    if isinstance(value, Mapping):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: getattr(value, item.name, None) for item in dataclasses.fields(value)}
+    shape = getattr(type(value), "model_fields", None)
+    return {name: getattr(value, name, None) for name in shape} if isinstance(shape, dict) else None
+
+
+def _part(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        return ""
+    if isinstance(part.get("text"), str):
+        return str(part["text"])
+    data, mime = _binary(part)
+    if data is None:
+        return ""
+    kind = str(part.get("type", "file")).removesuffix("_url")
+    digest = hashlib.sha256(data).hexdigest()
+    return json.dumps({"type": kind, "mime": mime, "bytes": len(data), "sha256": digest})
+
+
+def _binary(part: Mapping[str, Any]) -> tuple[bytes | None, str | None]:
+    """The bytes in an inline image, audio or file part, and their type; a part by URL has none."""
+    source = part.get("source") if isinstance(part.get("source"), Mapping) else part
+    nested = part.get(str(part.get("type")))
+    url = part.get("url") or (nested.get("url") if isinstance(nested, Mapping) else nested)
+    text = source.get("base64") or source.get("data")
+    mime = source.get("mime_type") or source.get("media_type")
+    if isinstance(url, str) and url.startswith("data:") and "," in url:
+        head, text = url.split(",", 1)
+        mime = head.removeprefix("data:").split(";")[0]
+    if isinstance(text, bytes):
+        return text, mime
+    if not isinstance(text, str):
+        return None, mime
+    try:
+        return base64.b64decode(text), mime
+    except (binascii.Error, ValueError):
+        return None, mime
+
+
+def _plain(value: object) -> Any:
+    """`value` if JSON can carry it, else its text."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
+    return value
+
+
+def _json(value: object) -> str:
+    if hasattr(value, "model_dump_json"):
+        return str(value.model_dump_json())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
