@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -92,15 +92,11 @@ class Outbox:
         try:
             # Other processes write here only for the length of one small transaction: waiting beats failing.
             self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute(f"PRAGMA wal_autocheckpoint = {4000 if checkpoints else 0}")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version > _SCHEMA_VERSION:
+            try:
+                _prepare(self._db, path, checkpoints=checkpoints)
+            except BaseException:
                 self._db.close()
-                raise OutboxError(f"{path} was written by a newer contextwrap: upgrade this one")
-            if version < _SCHEMA_VERSION:
-                self._db.executescript(_DDL + f"PRAGMA user_version = {_SCHEMA_VERSION};")
+                raise
         except sqlite3.Error as error:
             raise OutboxError(f"cannot open the outbox {path}: {error}") from error
 
@@ -136,8 +132,8 @@ class Outbox:
         with self._transaction() as db:
             before = db.total_changes
             db.executemany(
-                "INSERT OR IGNORE INTO parcels (key, address, lane, method, target, body, created_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO parcels (key, address, lane, method, target, body, created_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
                 rows,
             )
             return db.total_changes - before
@@ -186,8 +182,8 @@ class Outbox:
 
     def counts(self, address: str | None = None) -> Counts:
         """How many wait and how many are dead, for one address or for all."""
-        with self._guard:
-            rows = self._db.execute(
+        with self._using() as db:
+            rows = db.execute(
                 "SELECT dead, count(*) FROM parcels WHERE address = coalesce(?, address) GROUP BY dead", (address,)
             ).fetchall()
         found = dict(rows)
@@ -195,8 +191,8 @@ class Outbox:
 
     def dead_letters(self, *, limit: int = 100) -> list[Parcel]:
         """The oldest dead letters, each with its reason."""
-        with self._guard:
-            rows = self._db.execute(
+        with self._using() as db:
+            rows = db.execute(
                 f"SELECT {_COLUMNS} FROM parcels WHERE dead = 1 ORDER BY seq LIMIT ?",  # noqa: S608  constants only
                 (limit,),
             ).fetchall()
@@ -204,16 +200,16 @@ class Outbox:
 
     def next_due(self, address: str) -> float | None:
         """When the earliest waiting parcel for `address` is due, in seconds since 1970, or None."""
-        with self._guard:
-            (due,) = self._db.execute(
+        with self._using() as db:
+            (due,) = db.execute(
                 "SELECT min(max(due_at, leased_until)) FROM parcels WHERE dead = 0 AND address = ?", (address,)
             ).fetchone()
         return due if due is None else float(due)
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file, without waiting for anybody."""
-        with self._guard:
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        with self._using() as db:
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self, *, discard_if_empty: bool = False) -> None:
         """Close and give up the lock; a file with nothing in it may go."""
@@ -238,23 +234,46 @@ class Outbox:
             self._lock = None
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _using(self) -> Iterator[sqlite3.Connection]:
         with self._guard:
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
+                yield self._db
             except sqlite3.Error as error:
-                raise OutboxError(f"cannot write to the outbox {self.path}: {error}") from error
+                raise OutboxError(f"cannot use the outbox {self.path}: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._using() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                # A full disk ends the transaction itself.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
 
 
 def outbox_files(folder: Path) -> list[Path]:
     """The outbox files in `folder`, oldest first."""
-    return sorted(folder.glob("*.sqlite"), key=lambda path: path.stat().st_mtime)
+    found = []
+    for path in folder.glob("*.sqlite"):
+        # Its process may end, and take it away, at any moment.
+        with suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found)]
+
+
+def _prepare(db: sqlite3.Connection, path: Path, *, checkpoints: bool) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute(f"PRAGMA wal_autocheckpoint = {4000 if checkpoints else 0}")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > _SCHEMA_VERSION:
+        raise OutboxError(f"{path} was written by a newer contextwrap: upgrade this one")
+    if version < _SCHEMA_VERSION:
+        db.executescript(_DDL + f"PRAGMA user_version = {_SCHEMA_VERSION};")
 
 
 def _parcel(row: tuple[int, str, str, str, str, str, bytes, float, int, str | None]) -> Parcel:

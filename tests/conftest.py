@@ -1,0 +1,51 @@
+"""What every test gets: a home of its own and an environment that says nothing about contextwrap."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_OURS = ("CONTEXTWRAP_", "CONTEXT_", "GETCONTEXT_")
+
+
+@pytest.fixture(autouse=True)
+def isolated_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """HOME is an empty folder, and no setting comes from whoever runs the tests. Returns that folder."""
+    for variable in list(os.environ):
+        if variable.startswith(_OURS) or variable.startswith("XDG_"):
+            monkeypatch.delenv(variable)
+    home = tmp_path_factory.mktemp("user")
+    monkeypatch.setenv("HOME", str(home))
+    # What a host would never see fail has to fail here; the tests of host safety take this back.
+    monkeypatch.setenv("CONTEXTWRAP_RAISE", "1")
+    return home
+
+
+@pytest.fixture(autouse=True)
+def no_default_client(isolated_environment: Path) -> Iterator[None]:
+    """No test finds the default client of another."""
+    yield
+    client = sys.modules.get("contextwrap.client")
+    if client is not None:
+        client.reset_defaults()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A contextwrap home that does not exist yet."""
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str | None:
+    """The Chromium to test with: what `make test` found, else the system's, else None for playwright's own."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
