@@ -1,0 +1,214 @@
+"""The Context API: the log routes and the reads of conversations, as context-python speaks them.
+
+A log call is in the journal, on disk, before it is answered; reads wait a little for what was in the journal
+when they came, so that a client reads what it wrote.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
+
+from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request  # noqa: TC002  FastAPI reads the signatures
+from starlette.responses import Response
+
+from contextwrap.ids import derived_id, new_id
+from contextwrap.model import RATINGS, Log, Rating, from_iso, to_iso, to_json
+from contextwrap.model import Request as LogRequest
+from contextwrap.outbox import LOCAL, Parcel
+from contextwrap.server.auth import Ingester, Reader, Viewer
+from contextwrap.server.limits import check_depth, check_size, read_body
+from contextwrap.server.refusals import Refusal
+from contextwrap.store.records import ConversationQuery
+
+if TYPE_CHECKING:
+    from contextwrap.model import Message
+    from contextwrap.server.house import House
+    from contextwrap.store.records import Page, StoredConversation
+
+SETTLE_SECONDS: Final = 2.0
+MAX_PER_PAGE: Final = 100
+DEFAULT_DAYS: Final = 6
+
+router = APIRouter()
+
+
+@router.post("/api/v1/log/conversation", status_code=201)
+@router.post("/api/v1/log/conversation/upsert", status_code=201)
+async def log_conversation(request: Request, sender: Ingester) -> Response:
+    """Log a conversation, or more of one that is sent whole each time."""
+    await _accept(request, sender)
+    return _json({"status": "ok"}, status=201)
+
+
+@router.post("/api/v1/log/conversation/thread", status_code=201)
+async def log_thread(request: Request, sender: Ingester) -> Response:
+    """Append messages to the thread of that id, or begin it; without an id one is made."""
+    log = await _accept(request, sender)
+    assert log.conversation is not None
+    appended = [
+        {"id": item.id, "role": item.role, "message": item.message, "rating": item.rating or 0}
+        for item in log.conversation.messages
+    ]
+    data = {"id": log.conversation.id, "appended_messages": appended}
+    return _json({"status": "ok", "data": data}, status=201)
+
+
+@router.patch("/api/v1/log/conversation/thread/{rated:path}")
+async def rate(request: Request, sender: Ingester, rated: str) -> Response:
+    """Rate a message by its id, or the newest answers of a thread by its id."""
+    house = _house(request)
+
+    def known() -> bool:
+        house.pipeline.settle(SETTLE_SECONDS)
+        return house.store.can_rate(rated, tenant_id=sender.tenant_id)
+
+    if not await run_in_threadpool(known):
+        raise Refusal(404, "no message and no thread has this id")
+    await _accept(request, sender)
+    return _json({"status": "ok"})
+
+
+@router.get("/api/v1/conversations")
+def conversations(
+    request: Request,
+    asker: Reader,
+    start_time: str | None = None,
+    end_time: str | None = None,
+    page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
+    per_page: Annotated[int, Query(ge=1, le=MAX_PER_PAGE)] = 20,
+    user_id: str | None = None,
+    rating: int | None = None,
+) -> Response:
+    """A page of whole conversations, newest first; of the last 6 days when no time is said."""
+    if rating is not None and rating not in RATINGS:
+        raise Refusal(400, "rating must be -1, 0 or 1")
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    query = ConversationQuery(
+        tenant_id=asker.tenant_id,
+        start=from_iso(start_time, where="start_time") or midnight - timedelta(days=DEFAULT_DAYS),
+        # "until now" takes in what was logged while the question was on its way.
+        end=from_iso(end_time, where="end_time"),
+        user_id=user_id,
+        rating=cast("Rating | None", rating),
+        page=page,
+        per_page=per_page,
+    )
+    house = _house(request)
+    house.pipeline.settle(SETTLE_SECONDS)
+    found = house.store.conversations(query)
+    items = [_conversation(item) for item in found.items]
+    return _json({"conversations": items, "pagination": _pagination(found)})
+
+
+@router.get("/api/v1/conversations/{conversation_id:path}")
+def conversation(request: Request, asker: Reader, conversation_id: str) -> Response:
+    """One whole conversation."""
+    house = _house(request)
+    house.pipeline.settle(SETTLE_SECONDS)
+    found = house.store.conversation(conversation_id, tenant_id=asker.tenant_id)
+    if found is None:
+        raise Refusal(404, "no conversation has this id")
+    return _json(_conversation(found))
+
+
+@router.get("/healthz")
+def healthz(request: Request) -> Response:
+    """Whether the server works, and how many records wait for the store."""
+    return _json({"status": "ok", "journal": _house(request).pipeline.depth()})
+
+
+async def _accept(request: Request, sender: Viewer) -> Log:
+    """Put the call into the journal under its idempotency key; the same key names the same ids."""
+    body = await read_body(request)
+    sent = LogRequest(
+        method=cast("Literal['POST', 'PATCH']", request.method),
+        target=request.scope["raw_path"].decode("latin-1"),
+        body=body,
+    )
+    said = request.headers.get("x-ms-client-request-id")
+    # Without a key of a sender's own two equal calls are two calls.
+    key = derived_id(sender.key_id or "", sender.tenant_id, said) if said else new_id()
+    return await run_in_threadpool(_journal, _house(request), sent, sender.tenant_id, key)
+
+
+def _journal(house: House, sent: LogRequest, tenant_id: str, key: str) -> Log:
+    check_depth(sent.body)
+    log = replace(Log.from_request(sent), tenant_id=tenant_id)
+    check_size(log)
+    now = time.time()
+    sealed = log.sealed(key=key, at=datetime.fromtimestamp(now, UTC))
+    request = sealed.to_request()
+    parcel = Parcel(
+        key=key,
+        address=LOCAL,
+        lane="",
+        method=request.method,
+        target=request.target,
+        body=request.body,
+        created_at=now,
+    )
+    house.journal.put([parcel])
+    house.pipeline.wake()
+    return sealed
+
+
+def _conversation(stored: StoredConversation) -> dict[str, Any]:
+    """ConversationResponse, with what the client's model has no room for beside it."""
+    return {
+        "id": stored.id,
+        "metadata": dict(stored.metadata),
+        "sentiment_trend": "flat",
+        "topics": [],
+        "suggested_topics": [],
+        "feedback": stored.feedback,
+        "messages": [_message(message) for message in stored.messages],
+    }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """MessageResponse: every key the client requires is filled, on tool and event rows as well."""
+    return {
+        "id": message.id,
+        "type": message.type,
+        "event_timestamp": to_iso(message.event_timestamp) if message.event_timestamp is not None else None,
+        "role": message.role,
+        "message": message.message,
+        "rating": message.rating or 0,
+        "language": "und",
+        "translation": None,
+        "sentiment": 0.0,
+        "topics": [],
+        "suggested_topics": [],
+        "metadata": dict(message.metadata),
+        "name": message.name,
+        "thought": message.thought,
+        "input": message.input,
+        "observation": message.observation,
+    }
+
+
+def _pagination(page: Page[Any]) -> dict[str, int | None]:
+    return {
+        "total_records": page.total,
+        "per_page": page.per_page,
+        "current_page": page.page,
+        "previous_page": page.previous_page,
+        "next_page": page.next_page,
+        "page_count": page.page_count,
+    }
+
+
+def _json(value: object, *, status: int = 200) -> Response:
+    """Also what UTF-8 cannot carry, as a client may have sent it."""
+    return Response(to_json(value), status_code=status, media_type="application/json")
+
+
+def _house(request: Request) -> House:
+    house: House = request.app.state.house
+    return house
