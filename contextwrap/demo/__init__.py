@@ -42,8 +42,9 @@ def default_demo_home() -> Path:
 
 
 def record_demo(home: Path) -> Recorded:
-    """Empty `home`, let everybody ask, and bring it all into the store. Raises ConfigurationError for a home
-    that is not a demo's.
+    """Empty `home`, let everybody ask, and bring it all into the store.
+
+    Raises ConfigurationError for a home that is not a demo's.
     """
     from contextwrap.client import configure, reset_defaults  # noqa: PLC0415
 
@@ -90,20 +91,11 @@ def _ask_all(clock: _Clock) -> tuple[int, int]:
 
 
 def _drain(home: Path) -> Totals:
-    from contextwrap.analytics.pipeline import Pipeline  # noqa: PLC0415
-    from contextwrap.outbox import Outbox  # noqa: PLC0415
-    from contextwrap.store.duckdb import DuckDBStore  # noqa: PLC0415
+    from contextwrap.server.house import open_house  # noqa: PLC0415
 
-    (home / "server").mkdir(parents=True, exist_ok=True, mode=0o700)
-    store = DuckDBStore.open(home / "server" / "store.duckdb")
-    journal = Outbox(home / "server" / "journal.sqlite")
-    try:
-        Pipeline(store=store, journal=journal, outboxes=home / "outbox").drain()
-        store.checkpoint()
-        return store.totals()
-    finally:
-        journal.close()
-        store.close()
+    with open_house(home, carrying=False) as house:
+        house.pipeline.drain()
+        return house.store.totals()
 
 
 def _empty(home: Path) -> None:
@@ -141,4 +133,5 @@ def _check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ConfigurationError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from error
+            taken = f"cannot listen on {host}:{port} ({error.strerror}): choose another --port"
+            raise ConfigurationError(taken) from error

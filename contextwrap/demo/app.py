@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 UNKNOWN = "I could not find that in the guide. Could you say it in other words?"
-_STOP = frozenset("a an and are as at be can do does for from how i in is it me my of on or s that the this to what when where which who why will with you your".split())  # fmt: skip
+_STOP = frozenset(
+    "a an and are as at be can do does for from how i in is it me my of on or s that the this to what when where which "
+    "who why will with you your".split()
+)
 
 
 class GuideRetriever(BaseRetriever):
@@ -49,6 +52,7 @@ class GuideModel(BaseChatModel):
     """A chat model that reads its prompt's first section aloud, and now and then times out, as models do."""
 
     fail_every: int = 17
+    fail_twice_every: int = 41
 
     @property
     def _llm_type(self) -> str:
@@ -78,7 +82,7 @@ class GuideModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         asked = str(messages[-1].content)
-        if zlib.crc32(asked.encode()) % self.fail_every == 0:
+        if _one_in(self.fail_every, asked) or _one_in(self.fail_twice_every, asked.rstrip("?")):
             raise TimeoutError("the model took longer than 30 s")
         answer = self._answer(messages)
         for piece in re.findall(r"\S+\s*", answer):
@@ -127,6 +131,10 @@ def _read(question: str, *, user: str, patience: int) -> str:
         if len(pieces) >= patience:
             break
     return "".join(pieces)
+
+
+def _one_in(many: int, text: str) -> bool:
+    return zlib.crc32(text.encode()) % many == 0
 
 
 def _about_account(asked: dict[str, str]) -> bool:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 DAYS: Final = 30
 PEOPLE: Final = 60
-_FIRST: Final = "ada ben chloe dmitri elif farid grace hana ivan jun kofi lena mateo nia omar priya quinn rosa sven tariq".split()
+_FIRST: Final = (
+    "ada ben chloe dmitri elif farid grace hana ivan jun kofi lena mateo nia omar priya quinn rosa sven tariq".split()
+)
 _FIRM: Final = ("acme", "globex", "initech")
 
 _QUESTIONS: Final = (
@@ -99,7 +101,7 @@ def opinion(dice: random.Random, *, found: bool) -> Opinion | None:
     roll = dice.random()
     if roll > (0.35 if found else 0.55):
         return None
-    pleased = found if dice.random() < 0.9 else not found
+    pleased = found if dice.random() < 0.9 else not found  # noqa: PLR2004  one in ten is odd
     return Opinion(rating=1 if pleased else -1, feedback=dice.choice(_PRAISE if pleased else _BLAME))
 
 
@@ -114,7 +116,8 @@ def _life(dice: random.Random, person: int, today: datetime) -> Iterator[Turn]:
         visit += 1
         at = today - timedelta(days=DAYS - 1 - day)
         at = min(at.replace(hour=7 + dice.randrange(14), minute=dice.randrange(60)), today)
-        yield from _visit(dice, user, f"{user.split('@')[0]}-{person}-{visit}", at, "2.0" if day > DAYS // 2 else "1.9")
+        thread = f"{user.partition('@')[0]}-{person}-{visit}"
+        yield from _visit(dice, user, thread, at, "2.0" if day > DAYS // 2 else "1.9")
 
 
 def _visit(dice: random.Random, user: str, thread: str, at: datetime, release: str) -> Iterator[Turn]:

@@ -20,7 +20,7 @@ from contextwrap.ids import derived_id, new_id
 from contextwrap.model import RATINGS, Log, Rating, from_iso, to_iso, to_json
 from contextwrap.model import Request as LogRequest
 from contextwrap.outbox import LOCAL, Parcel
-from contextwrap.server.auth import Ingester, Reader, Viewer
+from contextwrap.server.auth import Ingester, Reader  # noqa: TC001  FastAPI reads the signatures
 from contextwrap.server.limits import check_depth, check_size, read_body
 from contextwrap.server.refusals import Refusal
 from contextwrap.store.records import ConversationQuery
@@ -28,6 +28,7 @@ from contextwrap.store.records import ConversationQuery
 if TYPE_CHECKING:
     from contextwrap.model import Message
     from contextwrap.server.house import House
+    from contextwrap.server.keys import Viewer
     from contextwrap.store.records import Page, StoredConversation
 
 SETTLE_SECONDS: Final = 2.0

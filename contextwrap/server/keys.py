@@ -159,7 +159,8 @@ class Keys:
         """The session that a link's secret opens, or None when it was used, has run out or never was."""
         with self._lock:
             row = self._db.execute(
-                "DELETE FROM passes WHERE digest = ? AND kind = 'link' AND until > ? RETURNING scope, tenant_id, key_id",
+                "DELETE FROM passes WHERE digest = ? AND kind = 'link' AND until > ? "
+                "RETURNING scope, tenant_id, key_id",
                 (_digest(secret), time.time()),
             ).fetchone()
         if row is None:

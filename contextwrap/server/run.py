@@ -13,18 +13,17 @@ from urllib.parse import quote
 
 import uvicorn
 
-from contextwrap.analytics.pipeline import Pipeline
-from contextwrap.errors import ConfigurationError, HomeInUseError
-from contextwrap.outbox import Outbox
+from contextwrap.errors import ConfigurationError
 from contextwrap.server.app import create_app
-from contextwrap.server.house import House
-from contextwrap.server.keys import Keys, Viewer
+from contextwrap.server.house import open_house
+from contextwrap.server.keys import Viewer
 from contextwrap.settings import LOOPBACK
-from contextwrap.store.duckdb import DuckDBStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from contextwrap.server.house import House
 
 RUNNING: Final = "running.json"
 STOP_SECONDS: Final = 5
@@ -46,13 +45,13 @@ def serve(*, host: str = "127.0.0.1", port: int = 8321, home: Path) -> None:
     a home that cannot be written, or a public address while nobody has a key; HomeInUseError when another server
     has the home; OutboxError for a journal that cannot be opened.
     """
-    with open_house(home, hosts=frozenset({host})) as house:
+    with _stopped_by_signals(), open_house(home, hosts=frozenset({host})) as house:
         if host not in LOOPBACK and not house.keys.list():
             raise ConfigurationError(
                 f"{host} can be reached by others and nobody has a key: make one first with "
                 "`contextwrap keys create --scope admin`"
             )
-        with closing(_listen(host, port)) as listener:
+        with closing(listen(host, port)) as listener:
             url = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
             with _announced(home, house, url):
                 link = f"{url}/signin?token={quote(house.keys.make_link(Viewer(scope='admin')))}"
@@ -64,31 +63,7 @@ def serve(*, host: str = "127.0.0.1", port: int = 8321, home: Path) -> None:
                     server_header=False,
                     timeout_graceful_shutdown=STOP_SECONDS,
                 )
-                with _stopped_by_signals():
-                    uvicorn.Server(config).run(sockets=[listener])
-
-
-@contextmanager
-def open_house(home: Path, *, hosts: frozenset[str] = frozenset()) -> Iterator[House]:
-    """The home's parts, opened and working; at the end what is in the journal is stored and all is closed."""
-    folder = home / "server"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise ConfigurationError(f"cannot write to {home} ({error.strerror}): choose another --home") from error
-    with (
-        closing(Keys(folder / "keys.sqlite")) as keys,
-        closing(DuckDBStore.open(folder / "store.duckdb")) as store,
-        closing(_journal(folder / "journal.sqlite")) as journal,
-    ):
-        pipeline = Pipeline(store=store, journal=journal, outboxes=home / "outbox")
-        pipeline.start()
-        try:
-            yield House(home=home, store=store, journal=journal, pipeline=pipeline, keys=keys, hosts=hosts)
-        finally:
-            pipeline.settle(STOP_SECONDS)
-            pipeline.stop()
-            store.checkpoint()
+                uvicorn.Server(config).run(sockets=[listener])
 
 
 def running(home: Path) -> Running | None:
@@ -117,14 +92,6 @@ def _announced(home: Path, house: House, url: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _journal(path: Path) -> Outbox:
-    """The journal, with what a killed server had at hand given back."""
-    journal = Outbox.adopt(path)
-    if journal is None:
-        raise HomeInUseError(f"{path.parent} is in use by another contextwrap process: stop it first")
-    return journal
-
-
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
     """SIGINT and SIGTERM end the body and nothing more: uvicorn, once stopped, raises them anew."""
@@ -142,9 +109,11 @@ def _stopped_by_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A bound socket, so that a port in use is known before anything else is said."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sets TCP_NODELAY only where TCP is named: without it every answer waits 40 ms for an ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
