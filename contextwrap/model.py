@@ -8,6 +8,7 @@ wire and journal all carry the same bytes.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -31,6 +32,7 @@ MAX_TENANT: Final = 40
 MAX_METADATA_KEYS: Final = 64
 MAX_METADATA_VALUE: Final = 4096
 MAX_ID: Final = 256
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +284,7 @@ def _choice(value: object, choices: Sequence[str], where: str) -> str:
 def _rating(value: object, where: str) -> Rating:
     if isinstance(value, bool) or value not in RATINGS:
         raise WireError(f"{where} must be -1, 0 or 1")
-    return cast("Rating", value)
+    return value
 
 
 def _text(value: object, where: str, *, required: bool = False) -> str | None:
@@ -297,6 +299,8 @@ def _id(value: object, where: str) -> str | None:
     text = _text(value, where)
     if text is not None and not 0 < len(text) <= MAX_ID:
         raise WireError(f"{where} must have 1 to {MAX_ID} characters")
+    if text is not None and _SURROGATE.search(text):
+        raise WireError(f"{where} has half of a character in it")
     return text
 
 
@@ -306,7 +310,8 @@ def _metadata(value: object, where: str) -> dict[str, str]:
     item = _object(value, where)
     if len(item) > MAX_METADATA_KEYS:
         raise WireError(f"{where} has more than {MAX_METADATA_KEYS} keys")
-    metadata = {key: text if isinstance(text, str) else json.dumps(text) for key, text in item.items() if text is not None}
+    said = {key: value for key, value in item.items() if value is not None}
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in said.items()}
     for key, text in metadata.items():
         if len(text) > MAX_METADATA_VALUE:
             raise WireError(f"{where}[{key[:40]!r}] is longer than {MAX_METADATA_VALUE} characters")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
-from starlette.middleware import Middleware
 from starlette.templating import Jinja2Templates
 
 from contextwrap import __version__
@@ -15,12 +14,14 @@ from contextwrap.server.limits import SafeHeaders
 from contextwrap.server.render import mount_static
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from contextwrap.server.house import House
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
-def create_app(house: House) -> FastAPI:
+def create_app(house: House) -> ASGIApp:
     """The Context API and the dashboard on one home."""
     app = FastAPI(
         title="contextwrap",
@@ -29,7 +30,6 @@ def create_app(house: House) -> FastAPI:
         # The pages that show it load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(SafeHeaders, hosts=house.hosts)],
         redirect_slashes=False,
     )
     app.state.house = house
@@ -40,4 +40,5 @@ def create_app(house: House) -> FastAPI:
     app.include_router(auth.router)
     app.include_router(pages.router)
     mount_static(app)
-    return app
+    # Outside of everything, so that also what answers a failure gets the headers.
+    return SafeHeaders(app, hosts=house.hosts)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Keys", "Viewer", "ingester", "reader", "router", "viewer"]
 
+MAX_FORM: Final = 16 * 1024
 MAX_TRIES: Final = 10
 TRIES_SECONDS: Final = 60.0
 
@@ -83,7 +84,7 @@ def sign_in_page(request: Request, token: str = "", next: str = "") -> Response:
 async def sign_in(request: Request) -> Response:
     """Take a key that may read, from this server's own form only."""
     _same_origin(request)
-    form = parse_qs((await read_body(request)).decode("utf-8", "replace"))
+    form = parse_qs((await read_body(request, limit=MAX_FORM)).decode("utf-8", "replace"))
     onward = _local(form.get("next", [""])[0])
     throttle: Throttle = request.app.state.throttle
     if not throttle.admits():
@@ -102,7 +103,8 @@ def sign_out(request: Request) -> Response:
     _same_origin(request)
     _house_keys(request).end_session(request.cookies.get(_cookie(request), ""))
     response = RedirectResponse("/signin", status_code=303)
-    response.delete_cookie(_cookie(request), path="/")
+    # A browser takes a __Host- cookie away only by one that is as secure.
+    response.delete_cookie(_cookie(request), path="/", secure=request.url.scheme == "https", httponly=True)
     return response
 
 

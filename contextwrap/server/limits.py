@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
@@ -35,16 +36,16 @@ _HEADERS: Final = {
 }
 
 
-async def read_body(request: Request) -> bytes:
-    """The request's body; refused as soon as it is known to be longer than MAX_BODY, read or only announced."""
+async def read_body(request: Request, *, limit: int = MAX_BODY) -> bytes:
+    """The request's body; refused as soon as it is known to be longer than `limit` bytes, read or only announced."""
     announced = request.headers.get("content-length", "")
-    too_large = Refusal(413, f"the body is larger than {MAX_BODY} bytes: send fewer messages a call")
-    if announced.isdigit() and int(announced) > MAX_BODY:
+    too_large = Refusal(413, f"the body is larger than {limit} bytes: send less in one call")
+    if announced.isdigit() and int(announced) > limit:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY:
+        if len(body) > limit:
             raise too_large
     return bytes(body)
 
@@ -76,7 +77,7 @@ class SafeHeaders:
 
     def __init__(self, app: ASGIApp, *, hosts: frozenset[str]) -> None:
         self._app = app
-        self._hosts = hosts | LOOPBACK
+        self._hosts = {host.lower() for host in hosts | LOOPBACK}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -94,11 +95,21 @@ class SafeHeaders:
             await send(message)
 
         host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
-        if "*" in self._hosts or _name(host) in self._hosts:
+        if self._known(_name(host).lower()):
             await self._app(scope, receive, send_safely)
         else:
-            refused = refusal(403, f"this server is not called {host[:100]!r}: start it with --host of that name")
+            refused = refusal(403, f"this server is not called {host[:100]!r}: start it with --allow-host of that name")
             await refused(scope, receive, send_safely)
+
+    def _known(self, name: str) -> bool:
+        if "*" in self._hosts or name in self._hosts:
+            return True
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+        # An address is not looked up anywhere, so nobody can make it lead here under another site's name.
+        return True
 
 
 def _name(host: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from contextwrap.errors import WireError
 from contextwrap.server.render import error_page
@@ -57,6 +58,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(WireError, _malformed)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _broken)
 
 
@@ -78,14 +80,16 @@ def _invalid(request: Request, error: Exception) -> Response:
     return _answer(request, 400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
 
+def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001  nobody hears it
+    return refusal(400, "the sender hung up")
+
+
 def _broken(request: Request, error: Exception) -> Response:
     logger.error("contextwrap: %s %s failed", request.method, request.url.path, exc_info=error)
     return _answer(request, 500, "the server failed; its log says why")
 
 
-def _answer(
-    request: Request, status: int, message: str, *, headers: Mapping[str, str] | None = None
-) -> Response:
+def _answer(request: Request, status: int, message: str, *, headers: Mapping[str, str] | None = None) -> Response:
     wants_page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
     if not wants_page:
         return refusal(status, message, headers=headers)

@@ -20,7 +20,7 @@ from contextwrap.server.keys import Viewer
 from contextwrap.settings import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from contextwrap.server.house import House
@@ -38,14 +38,16 @@ class Running:
     token: str
 
 
-def serve(*, host: str = "127.0.0.1", port: int = 8321, home: Path) -> None:
+def serve(*, host: str = "127.0.0.1", port: int = 8321, home: Path, names: Collection[str] = ()) -> None:
     """Serve `home` until SIGINT or SIGTERM. Prints where, and a link that signs in once.
+
+    `names` are more host names to answer to, as a proxy before it has them.
 
     Raises, each in one line that says what to do: ConfigurationError for an address that cannot be listened on,
     a home that cannot be written, or a public address while nobody has a key; HomeInUseError when another server
     has the home; OutboxError for a journal that cannot be opened.
     """
-    with _stopped_by_signals(), open_house(home, hosts=frozenset({host})) as house:
+    with _stopped_by_signals(), open_house(home, hosts=frozenset({host, *names})) as house:
         if host not in LOOPBACK and not house.keys.list():
             raise ConfigurationError(
                 f"{host} can be reached by others and nobody has a key: make one first with "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -225,7 +227,9 @@ def test_what_each_key_may_do(server: Served, scope: str) -> None:
     body = {"conversation": {"messages": [{"role": "user", "message": "hi"}]}}
     write = [httpx.post(server.url + LOG + path, json=body, headers=headers) for path in ("", "/upsert", "/thread")]
     write.append(httpx.patch(f"{server.url}{LOG}/thread/x", json=[{"rating": 1}], headers=headers))
-    read = [httpx.get(server.url + path, headers=headers) for path in ("/api/v1/conversations", "/api/v1/conversations/x")]
+    read = [
+        httpx.get(server.url + path, headers=headers) for path in ("/api/v1/conversations", "/api/v1/conversations/x")
+    ]
     expected = {
         "ingest": ([201, 201, 201, 404], [403, 403]),
         "read": ([403] * 4, [200, 404]),
@@ -261,13 +265,26 @@ _LIMIT = 5 * 1024 * 1024
         ({"thread": {"messages": [_USER]}}, 400, "conversation must be an object"),
         ({"conversation": {"messages": []}}, 400, "conversation.messages must be a list with at least one message"),
         ({"conversation": {"messages": [_USER, {"role": "cat"}]}}, 400, "conversation.messages[1].role must be one of"),
-        ({"conversation": {"messages": [{"role": "user", "message": ["x"]}]}}, 400, "messages[0].message must be a string"),
+        (
+            {"conversation": {"messages": [{"role": "user", "message": ["x"]}]}},
+            400,
+            "messages[0].message must be a string",
+        ),
         ({"conversation": {"messages": [_USER | {"rating": 2}]}}, 400, "messages[0].rating must be -1, 0 or 1"),
         ({"conversation": {"messages": [_USER | {"rating": True}]}}, 400, "messages[0].rating must be -1, 0 or 1"),
         ({"conversation": {"messages": [_USER | {"event_timestamp": "soon"}]}}, 400, "is not an ISO 8601 time"),
         ({"conversation": {"messages": [_USER], "metadata": {"k": "v" * 5000}}}, 400, "longer than 4096"),
-        ({"conversation": {"messages": [_USER], "metadata": {str(n): "" for n in range(65)}}}, 400, "more than 64 keys"),
+        (
+            {"conversation": {"messages": [_USER], "metadata": {str(n): "" for n in range(65)}}},
+            400,
+            "more than 64 keys",
+        ),
         ({"conversation": {"messages": [_USER], "id": ""}}, 400, "1 to 256 characters"),
+        (
+            b'{"conversation": {"messages": [{"role": "user", "message": ""}], "id": "\\ud800"}}',
+            400,
+            "half of a character",
+        ),
         ({"conversation": {"messages": [_USER] * 1001}}, 400, "more than 1000 items"),
         ({"conversation": {"messages": [{"role": "user", "message": "x" * 1_000_001}]}}, 400, "longer than 1000000"),
         (b"x" * (_LIMIT + 1), 413, "larger than 5242880 bytes"),
@@ -327,6 +344,36 @@ def test_a_foreign_host_name_is_refused(server: Served) -> None:
     """A page under another name that resolves to this machine gets nothing."""
     answer = httpx.get(f"{server.url}/healthz", headers={"Host": "rebound.example"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "Forbidden")
+
+
+def test_an_address_or_a_name_in_other_case_is_no_foreign_host(server: Served) -> None:
+    """An address is looked up nowhere, so it cannot be rebound; names have no case."""
+    port = httpx.URL(server.url).port
+    for host in (f"10.1.2.3:{port}", "[::1]:80", f"LocalHost:{port}"):
+        assert httpx.get(f"{server.url}/healthz", headers={"Host": host}).status_code == 200
+
+
+def test_a_failure_of_the_server_is_one_shape_with_every_header(server: Served, http: httpx.Client) -> None:
+    """With the journal gone a call is a 500 that shows no traceback, and is not acknowledged."""
+    with sqlite3.connect(server.home / "server" / "journal.sqlite") as journal:
+        journal.execute("ALTER TABLE parcels RENAME TO gone")
+    answer = http.post(f"{LOG}/thread", json={"conversation": {"messages": [_USER]}})
+    journal.execute("ALTER TABLE gone RENAME TO parcels")
+    journal.close()
+    error = {"code": "InternalError", "message": "the server failed; its log says why"}
+    assert (answer.status_code, answer.json()) == (500, {"error": error})
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_a_sender_that_hangs_up_leaves_nothing(server: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """Half a body is no call and no error of the server's."""
+    url = httpx.URL(server.url)
+    head = f"POST {LOG} HTTP/1.1\r\nHost: {url.host}\r\nAuthorization: Bearer {server.key()}\r\n"
+    for _ in range(3):
+        with socket.create_connection((url.host, url.port)) as connection:
+            connection.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+    assert httpx.get(f"{server.url}/healthz").json()["journal"] == 0
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_client_error_is_an_http_response_error(client: ContextAPI) -> None:

@@ -123,7 +123,9 @@ def test_a_link_signs_in_once(server: Served) -> None:
     assert "used already" in second.text
 
 
-@pytest.mark.parametrize("onward", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/\nx"])
+@pytest.mark.parametrize(
+    "onward", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/\nx"]
+)
 def test_the_door_leads_to_no_other_site(server: Served, onward: str) -> None:
     """Whatever `next` says, sign-in ends on this server."""
     answer = httpx.post(f"{server.url}/signin", data={"key": server.key("read"), "next": onward})
@@ -162,6 +164,22 @@ def test_sign_out_ends_the_session(server: Served) -> None:
         assert browser.get("/conversations").status_code == 200
         assert browser.post("/signout").status_code == 303
         assert httpx.get(f"{server.url}/conversations", cookies=cookie).status_code == 303
+
+
+def test_cookies_over_https_are_host_cookies(server: Served) -> None:
+    """Behind a TLS proxy on this machine the cookie is secure and bound to the host, and goes at sign-out."""
+    https = {"X-Forwarded-Proto": "https"}
+    cookie = httpx.get(server.sign_in_url(), headers=https).headers["set-cookie"]
+    assert cookie.startswith("__Host-contextwrap=")
+    assert "Secure" in cookie
+    ended = httpx.post(f"{server.url}/signout", headers=https | {"Cookie": cookie.split(";")[0]}).headers["set-cookie"]
+    assert "Secure" in ended
+    assert "Max-Age=0" in ended
+
+
+def test_a_form_is_small(server: Served) -> None:
+    """Nobody without a key makes the server read megabytes."""
+    assert httpx.post(f"{server.url}/signin", content=b"a=b&" * 10_000).status_code == 413
 
 
 def test_a_tenants_browser_sees_its_tenant_only(server: Served) -> None:

@@ -33,9 +33,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     body = {"messages": [{"role": "user", "message": "hi"}, {"role": "assistant", "message": "hello"}]}
     with serving(tmp_path) as server, httpx.Client(base_url=server.url, headers=headers) as client:
         for number in range(60):
-            sent = client.post(
-                "/api/v1/log/conversation/thread", json={"conversation": {**body, "id": f"t{number}"}}
-            )
+            sent = client.post("/api/v1/log/conversation/thread", json={"conversation": {**body, "id": f"t{number}"}})
             assert sent.status_code == 201
         server.process.kill()
         assert server.process.wait(10) == -signal.SIGKILL
