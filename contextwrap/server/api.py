@@ -181,6 +181,7 @@ def _message(message: Message) -> dict[str, Any]:
         "role": message.role,
         "message": message.message,
         "rating": message.rating or 0,
+        "rated": message.rating is not None,
         "language": "und",
         "translation": None,
         "sentiment": 0.0,

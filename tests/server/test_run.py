@@ -26,7 +26,7 @@ def _serve(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
-    """kill -9 right after the last 201: every call that was answered is there after the next start, once."""
+    """A kill -9 right after the last 201: every call that was answered is there after the next start, once."""
     keys = Keys(tmp_path / "server" / "keys.sqlite")
     headers = {"Authorization": f"Bearer {keys.create(scope='admin')}"}
     keys.close()
