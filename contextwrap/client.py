@@ -13,7 +13,7 @@ import threading
 import weakref
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from contextwrap.errors import OutboxError
 from contextwrap.guard import Guard
@@ -104,7 +104,7 @@ class ContextWrap:
         """
         with self.guard("record"):
             log = Log(route=Route.THREAD, tenant_id=self.settings.tenant_id, conversation=conversation)
-            if self.settings.disabled or self._closed:
+            if not self._accepts("record"):
                 return None
             key = new_id()
             sealed = log.sealed(key=key, at=self._clock())
@@ -122,7 +122,7 @@ class ContextWrap:
         Give `thread` beside `message` when you know it: then the rating can never overtake its message.
         Returns whether it was kept; it does not wait for delivery.
         """
-        if rating not in RATINGS:
+        if isinstance(rating, bool) or rating not in RATINGS:
             self.guard.lost("rate: a rating is -1, 0 or +1")
             return False
         target = message or thread
@@ -130,7 +130,7 @@ class ContextWrap:
             self.guard.lost("rate: there is no answer to rate")
             return False
         with self.guard("rate"):
-            if self.settings.disabled or self._closed:
+            if not self._accepts("rate"):
                 return False
             mark = RatingMark(rating=rating, feedback=feedback)
             log = Log(route=Route.RATING, tenant_id=self.settings.tenant_id, rated=target, marks=(mark,))
@@ -176,6 +176,11 @@ class ContextWrap:
     def __exit__(self, *_: object) -> None:
         self.shutdown()
 
+    def _accepts(self, doing: str) -> bool:
+        if self._closed and not self.settings.disabled:
+            self.guard.lost(f"{doing}: after shutdown")
+        return not (self._closed or self.settings.disabled)
+
     def _put(self, log: Log, *, key: str, lane: str) -> None:
         outbox = self._outbox or self._open()
         request = log.to_request()
@@ -207,7 +212,9 @@ class ContextWrap:
                     from contextwrap.courier import Courier  # noqa: PLC0415
                     from contextwrap.transport import ContextTransport  # noqa: PLC0415
 
-                    transport = ContextTransport(endpoint=cast("str", settings.endpoint), token=cast("str", settings.token))
+                    # An address that is not local has both.
+                    endpoint, token = cast("str", settings.endpoint), cast("str", settings.token)
+                    transport = ContextTransport(endpoint=endpoint, token=token)
                     self._courier = Courier(outbox=outbox, address=settings.address, transport=transport)
                 self._outbox = outbox
             return self._outbox
@@ -216,6 +223,8 @@ class ContextWrap:
         """In a child of fork: the parent's file, thread and locks are the parent's."""
         if self._outbox is not None:
             self._outbox.forsake()
+        if self._courier is not None:
+            self._courier.forsake()
         self._opening = threading.Lock()
         self.guard = Guard()
         self._outbox = None
@@ -264,13 +273,16 @@ def configure(
 
 
 def default_client() -> ContextWrap:
-    """The default client, made from the environment if `configure` was not called."""
+    """The default client, made from the environment if `configure` was not called.
+
+    It is asked for in the host's calls: an environment that cannot work is logged once, and records nothing.
+    """
     client = _default.client
     if client is None:
         with _default.lock:
             client = _default.client
             if client is None:
-                client = _default.client = ContextWrap()
+                client = _default.client = _from_environment()
     return client
 
 
@@ -295,6 +307,16 @@ def flush(timeout: float = 10.0) -> FlushResult:
 def shutdown(timeout: float | None = None) -> FlushResult:
     """Flush and stop the default client; see `ContextWrap.shutdown`."""
     return default_client().shutdown(timeout)
+
+
+def _from_environment() -> ContextWrap:
+    guard = Guard()
+    with guard("start"):
+        return ContextWrap()
+    # Everything said, so that nothing is read from the environment that has just failed.
+    idle = ContextWrap(disabled=True, home=".", tenant_id="", exit_timeout=0.0, allow_http=False)
+    idle.guard = guard
+    return idle
 
 
 def _now() -> datetime:

@@ -52,11 +52,10 @@ class Courier:
     def wake(self) -> None:
         """There is something to carry; starts the thread if there is none."""
         self._wake.set()
-        if self._thread is None:
-            with self._starting:
-                if self._thread is None and not self._stopping.is_set():
-                    self._thread = threading.Thread(target=self._run, name="contextwrap-courier", daemon=True)
-                    self._thread.start()
+        with self._starting:
+            if self._thread is None and not self._stopping.is_set():
+                self._thread = threading.Thread(target=self._run, name="contextwrap-courier", daemon=True)
+                self._thread.start()
 
     def flush(self, timeout: float) -> bool:
         """Carry all that waits now; False when some of it still waits after `timeout` seconds."""
@@ -78,17 +77,25 @@ class Courier:
         if self._thread is not None:
             self._thread.join(timeout)
 
+    def forsake(self) -> None:
+        """In a child of fork: let go of the files the parent adopted."""
+        for outbox in (self._outbox, *self._adopted.values()):
+            outbox.forsake()
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
             try:
                 pause = 0.0 if self._round() else self._pause()
             except Exception:
+                # A stop that did not wait for the last answer leaves a closed outbox: that parcel goes next time.
+                if self._stopping.is_set():
+                    break
                 logger.exception("contextwrap: the courier stumbled and goes on")
                 pause = 1.0
             with self._idle:
                 self._idle.notify_all()
-            if pause:
+            if pause and not self._stopping.is_set():
                 self._wake.wait(pause)
         for outbox in self._adopted.values():
             outbox.close(discard_if_empty=True)
@@ -97,7 +104,8 @@ class Courier:
 
     def _round(self) -> bool:
         """Carry one batch of every file; True when there may be more to carry at once."""
-        return any([self._carry(outbox) for outbox in (self._outbox, *self._foundlings())])
+        carried = [self._carry(outbox) for outbox in (self._outbox, *self._foundlings())]
+        return any(carried)
 
     def _pause(self) -> float:
         self._outbox.checkpoint()
@@ -108,6 +116,10 @@ class Courier:
         batch = outbox.lease(self._address, limit=_BATCH)
         carried: list[int] = []
         for index, parcel in enumerate(batch):
+            if self._stopping.is_set():
+                outbox.ack(carried)
+                outbox.defer([later.seq for later in batch[index:]], seconds=0, reason=None, attempted=False)
+                return False
             outcome = self._deliver(parcel)
             match outcome:
                 case Delivered():
@@ -142,7 +154,7 @@ class Courier:
             stop=tenacity.stop_any(
                 tenacity.stop_after_attempt(_ATTEMPTS), tenacity.stop_when_event_set(self._stopping)
             ),
-            wait=tenacity.wait_exponential_jitter(initial=_FIRST_WAIT, max=2.0, jitter=_FIRST_WAIT),
+            wait=tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=2.0) + tenacity.wait_random(0, _FIRST_WAIT),
             sleep=tenacity.sleep_using_event(self._stopping),
             retry_error_callback=last,
         )

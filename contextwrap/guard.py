@@ -9,11 +9,12 @@ import logging
 import os
 import threading
 from collections import Counter
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from types import TracebackType
 
 logger = logging.getLogger("contextwrap")
 
@@ -25,15 +26,9 @@ class Guard:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    @contextmanager
-    def __call__(self, doing: str) -> Iterator[None]:
-        """Run the body; an Exception in it is counted under `doing` and the error's kind."""
-        try:
-            yield
-        except Exception as error:
-            if os.environ.get("CONTEXTWRAP_RAISE") == "1":
-                raise
-            self.lost(f"{doing}: {type(error).__name__}", detail=str(error))
+    def __call__(self, doing: str) -> _Shield:
+        """For `with`: an Exception in the body is counted under `doing` and the error's kind."""
+        return _Shield(self, doing)
 
     def lost(self, reason: str, *, detail: str = "") -> None:
         """Something could not be recorded, for a reason a user can read."""
@@ -47,3 +42,18 @@ class Guard:
         """How often each reason struck."""
         with self._lock:
             return dict(self._counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shield:
+    guard: Guard
+    doing: str
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        if not isinstance(error, Exception) or os.environ.get("CONTEXTWRAP_RAISE") == "1":
+            return False
+        self.guard.lost(f"{self.doing}: {type(error).__name__}", detail=str(error))
+        return True

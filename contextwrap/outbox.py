@@ -122,7 +122,7 @@ class Outbox:
         except OutboxError:
             os.close(lock)
             raise
-        with outbox._transaction() as db:  # noqa: SLF001  its own class
+        with outbox._transaction() as db:
             db.execute("UPDATE parcels SET leased_until = 0 WHERE leased_until > 0")
         return outbox
 
@@ -148,12 +148,13 @@ class Outbox:
             rows = db.execute(
                 f"SELECT {_COLUMNS} FROM parcels AS p "  # noqa: S608  constants only
                 "WHERE dead = 0 AND address = ? AND max(due_at, leased_until) <= ? AND NOT EXISTS ("
-                "  SELECT 1 FROM parcels AS older WHERE older.address = p.address AND older.lane = p.lane AND older.seq < p.seq "
-                "  AND older.dead = 0 AND max(older.due_at, older.leased_until) > ?) "
+                "  SELECT 1 FROM parcels AS older WHERE older.address = p.address AND older.lane = p.lane "
+                "  AND older.seq < p.seq AND older.dead = 0 AND max(older.due_at, older.leased_until) > ?) "
                 "ORDER BY seq LIMIT ?",
                 (address, now, now, limit),
             ).fetchall()
-            db.executemany("UPDATE parcels SET leased_until = ? WHERE seq = ?", [(now + seconds, row[0]) for row in rows])
+            until = [(now + seconds, row[0]) for row in rows]
+            db.executemany("UPDATE parcels SET leased_until = ? WHERE seq = ?", until)
         return [_parcel(row) for row in rows]
 
     def ack(self, seqs: Sequence[int]) -> None:
@@ -166,7 +167,8 @@ class Outbox:
         due = self._clock() + seconds
         with self._transaction() as db:
             db.executemany(
-                "UPDATE parcels SET due_at = ?, leased_until = 0, attempts = attempts + ?, reason = coalesce(?, reason) WHERE seq = ?",
+                "UPDATE parcels SET due_at = ?, leased_until = 0, attempts = attempts + ?, "
+                "reason = coalesce(?, reason) WHERE seq = ?",
                 [(due, int(attempted), reason, seq) for seq in seqs],
             )
 

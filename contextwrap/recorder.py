@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from weakref import WeakKeyDictionary, WeakSet
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
@@ -27,7 +29,7 @@ from contextwrap.ids import new_id
 from contextwrap.model import Conversation, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
     from uuid import UUID
@@ -35,13 +37,15 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
 
+Handler = TypeVar("Handler", bound="ContextCallbackHandler")
+
 MAX_OPEN: Final = 10_000
 OPEN_SECONDS: Final = 3600.0
 _TOMBSTONES: Final = 20_000
 _THREADS: Final = 10_000
 _THREAD_MEMORY: Final = 256
-_USER_KEYS: Final = ("user_id",)
-_THREAD_KEYS: Final = ("thread_id", "session_id", "conversation_id")
+USER_KEYS: Final = ("user_id",)
+THREAD_KEYS: Final = ("thread_id", "session_id", "conversation_id")
 
 
 @dataclass(slots=True)
@@ -65,6 +69,23 @@ class Root:
     usage: dict[str, int] = field(default_factory=dict)
     failures: int = 0
     unwatch: Callable[[], object] | None = None
+
+
+@dataclass(slots=True)
+class Heard:
+    """What a thread has heard of late, as marks: the system's words once each, all else in order."""
+
+    spoken: list[int] = field(default_factory=list)
+    system: OrderedDict[int, None] = field(default_factory=OrderedDict)
+
+    def first_time(self, mark: int) -> bool:
+        """Whether the system says this for the first time."""
+        if mark in self.system:
+            return False
+        self.system[mark] = None
+        if len(self.system) > _THREAD_MEMORY:
+            self.system.popitem(last=False)
+        return True
 
 
 class ContextCallbackHandler(BaseCallbackHandler):
@@ -111,7 +132,7 @@ class ContextCallbackHandler(BaseCallbackHandler):
     _roots: dict[UUID, Root]
     _of: dict[UUID, Root]
     _closed: OrderedDict[UUID, None]
-    _threads: OrderedDict[str, list[int]]
+    _threads: WeakKeyDictionary[ContextWrap, OrderedDict[str, Heard]]
 
     @property
     def client(self) -> ContextWrap:
@@ -151,7 +172,7 @@ class ContextCallbackHandler(BaseCallbackHandler):
         with self.client.guard("on_chain_start"):
             root = self._begin(run_id, parent_run_id, metadata, tags, rootable=True)
             if root is not None and root.run_id == run_id:
-                root.streaming = inputs == {"input": ""}
+                root.streaming = _is_placeholder(inputs)
                 root.said = None if root.streaming else transcript.said(inputs)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
@@ -206,7 +227,7 @@ class ContextCallbackHandler(BaseCallbackHandler):
             asked = tuple(Message(role="user", message=prompt) for prompt in prompts[:1])
             self._ask(run_id, parent_run_id, metadata, tags, asked, kwargs)
 
-    def on_llm_new_token(self, token: str, *, run_id: UUID, **_: Any) -> None:
+    def on_llm_new_token(self, token: object, *, run_id: UUID, **_: Any) -> None:
         """A model streams: kept in case the stream is broken off."""
         root = self._of.get(run_id)
         if root is not None and isinstance(token, str):
@@ -224,7 +245,7 @@ class ContextCallbackHandler(BaseCallbackHandler):
             for key, count in transcript.usage(response).items():
                 root.usage[key] = root.usage.get(key, 0) + count
             if self._end(run_id) is not None:
-                self._record(root, root.completion)
+                self._record(root, transcript.answer_message(response) or root.completion)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A model has failed, was cancelled or abandoned."""
@@ -365,7 +386,11 @@ class ContextCallbackHandler(BaseCallbackHandler):
         root = self._begin(run_id, parent, metadata, tags, rootable=True)
         if root is None:
             return
-        root.prompted[run_id] = (metadata or {}, kwargs.get("invocation_params") or {})
+        params = kwargs.get("invocation_params") or {}
+        root.prompted[run_id] = (metadata or {}, params)
+        root.scope = _with_headers(root.scope, params)
+        # Tokens are those of the model that speaks now.
+        root.partial.clear()
         if not root.asked:
             root.asked = asked
         if root.run_id == run_id:
@@ -414,18 +439,16 @@ class ContextCallbackHandler(BaseCallbackHandler):
         elif error is not None:
             answer = None
         else:
-            answer = transcript.answered(outputs) if outputs is not None else root.completion
+            answer = transcript.answered(outputs) if outputs is not None else root.completion or None
         last = () if error is not None or answer is None else (self._answer(root, answer, interrupted=interrupted),)
         failed = () if error is None else (transcript.error_row(error),)
         thread = scope.identity.thread_id or new_id()
-        news = self._news(thread, heard, (*heard, *root.tools, *last)) if scope.identity.thread_id else heard
-        kept = self.client.record(
-            Conversation(
-                id=thread,
-                metadata=_conversation_metadata(root),
-                messages=(*(replace(item, event_timestamp=root.started_at) for item in news), *root.tools, *failed, *last),
-            )
-        )
+        news = self._news(thread, heard, (*root.tools, *last)) if scope.identity.thread_id else heard
+        begun = (replace(item, event_timestamp=root.started_at) for item in news)
+        messages = (*begun, *root.tools, *transcript.calls(outputs), *failed, *last)
+        if not messages:
+            return
+        kept = self.client.record(Conversation(id=thread, metadata=_conversation_metadata(root), messages=messages))
         if kept is not None and last:
             self._remember_answer(scope, thread, kept.messages[-1])
 
@@ -439,29 +462,23 @@ class ContextCallbackHandler(BaseCallbackHandler):
             facts["interrupted"] = "true"
         return Message(role="assistant", message=answer, metadata=facts)
 
-    def _news(
-        self, thread: str, heard: tuple[Message, ...], now: tuple[Message, ...]
-    ) -> tuple[Message, ...]:
-        """What `heard` adds to what the thread has heard: the longest tail known is a head repeated."""
-        marks = [hash((message.role, message.type, message.message, message.observation)) for message in now]
+    def _news(self, thread: str, heard: tuple[Message, ...], then: tuple[Message, ...]) -> tuple[Message, ...]:
+        """What `heard` adds to what the thread has heard: its head may repeat the longest tail that is known."""
         with self._lock:
-            known = self._threads.pop(thread, [])
-            spoken = [index for index, message in enumerate(heard) if message.role != "system"]
-            heads = [marks[index] for index in spoken]
-            overlap = next(
-                (size for size in range(min(len(known), len(heads)), 0, -1) if known[-size:] == heads[:size]), 0
-            )
-            repeated = set(spoken[:overlap])
-            news = tuple(
-                message
-                for index, message in enumerate(heard)
-                if index not in repeated and not (message.role == "system" and marks[index] in known)
-            )
-            fresh = [mark for index, mark in enumerate(marks) if index not in repeated]
-            self._threads[thread] = [*known, *fresh][-_THREAD_MEMORY:]
-            while len(self._threads) > _THREADS:
-                self._threads.popitem(last=False)
-        return news
+            # What another client was told, this one has not heard.
+            threads = self._threads.setdefault(self.client, OrderedDict())
+            known = threads.pop(thread, Heard())
+            threads[thread] = known
+            while len(threads) > _THREADS:
+                threads.popitem(last=False)
+            spoken = [message for message in heard if message.role != "system"]
+            marks = list(map(_mark, spoken))
+            longest = min(len(known.spoken), len(marks))
+            repeated = next((size for size in range(longest, 0, -1) if known.spoken[-size:] == marks[:size]), 0)
+            known.spoken = [*known.spoken, *marks[repeated:], *map(_mark, then)][-_THREAD_MEMORY:]
+            new = {id(message) for message in spoken[repeated:]}
+            new |= {id(message) for message in heard if message.role == "system" and known.first_time(_mark(message))}
+        return tuple(message for message in heard if id(message) in new)
 
     def _remember_answer(self, scope: Scope, thread: str, answer: Message) -> None:
         early, scope.turn.early = scope.turn.early, None
@@ -475,22 +492,35 @@ def shared_handler() -> ContextCallbackHandler:
     return ContextCallbackHandler()
 
 
-def _make(cls: type[Any], client: ContextWrap | None) -> Any:
+def _make(cls: type[Handler], client: ContextWrap | None) -> Handler:
     handler = object.__new__(cls)
-    handler._client = client  # noqa: SLF001
-    handler._lock = threading.RLock()  # noqa: SLF001
-    handler._roots = {}  # noqa: SLF001
-    handler._of = {}  # noqa: SLF001
-    handler._closed = OrderedDict()  # noqa: SLF001
-    handler._threads = OrderedDict()  # noqa: SLF001
+    handler._client = client
+    handler._lock = threading.RLock()
+    handler._roots = {}
+    handler._of = {}
+    handler._closed = OrderedDict()
+    handler._threads = WeakKeyDictionary()
+    _living.add(handler)
     return handler
 
 
-def _shared_for(cls: type[Any]) -> Any:
+def _shared_for(cls: type[Handler]) -> Handler:
     with _making:
         if cls not in _shared:
             _shared[cls] = _make(cls, None)
-        return _shared[cls]
+        return cast("Handler", _shared[cls])
+
+
+def _mark(message: Message) -> int:
+    return hash((message.role, message.type, message.message, message.observation))
+
+
+def _is_placeholder(inputs: object) -> bool:
+    """Whether a stream has begun whose input is yet to come; compared with care, for inputs may be arrays."""
+    match inputs:
+        case {"input": str(text), **more}:
+            return not text and not more
+    return False
 
 
 def _ambient_parent() -> UUID | None:
@@ -505,10 +535,19 @@ def _scope(metadata: Mapping[str, Any] | None, tags: list[str] | None) -> Scope:
     around = current_scope()
     config = var_child_runnable_config.get() or {}
     places = (metadata or {}, config.get("configurable") or {})
-    found = Identity(user_id=_first(_USER_KEYS, places), thread_id=_first(_THREAD_KEYS, places), tags=tuple(tags or ()))
+    found = Identity(user_id=_first(USER_KEYS, places), thread_id=_first(THREAD_KEYS, places), tags=tuple(tags or ()))
     if around is None:
         return Scope(identity=found, turn=Turn())
     return Scope(identity=around.identity.over(found), turn=around.turn)
+
+
+def _with_headers(scope: Scope, params: Mapping[str, Any]) -> Scope:
+    """The scope, with the user from the model's own headers when nobody else has said who it is."""
+    headers = params.get("extra_headers") or params.get("headers")
+    user = _first(USER_KEYS, (headers,)) if isinstance(headers, Mapping) else None
+    if user is None or scope.identity.user_id is not None:
+        return scope
+    return replace(scope, identity=replace(scope.identity, user_id=user))
 
 
 def _first(keys: tuple[str, ...], places: tuple[Mapping[str, Any], ...]) -> str | None:
@@ -549,13 +588,16 @@ class _SessionHook:
 
 
 def _in_child() -> None:
-    """In a child of fork: a lock another thread of the parent held would stay held for ever."""
-    for handler in _shared.values():
+    """In a child of fork: open runs are the parent's, and so is a lock that one of its threads held."""
+    for handler in list(_living):
         handler._lock = threading.RLock()  # noqa: SLF001
+        handler._roots.clear()  # noqa: SLF001
+        handler._of.clear()  # noqa: SLF001
 
 
 _making = threading.Lock()
 _shared: dict[type[Any], Any] = {}
+_living: WeakSet[ContextCallbackHandler] = WeakSet()
 _hook: Any = _SessionHook()
 register_configure_hook(_hook, inheritable=True)
 if hasattr(os, "register_at_fork"):

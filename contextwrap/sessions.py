@@ -62,6 +62,7 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
         """Begin the scope; `leave` ends it. Prefer `with`."""
         # The handler's hook into LangChain has to be in place before the first run inside.
         from contextwrap import recorder  # noqa: F401, PLC0415  LangChain, 180 ms: on first use, not on import
+
         outer = scope_var.get()
         identity = self._own.over(outer.identity) if outer is not None else self._own
         self.identity = identity if identity.thread_id else Identity(thread_id=new_id()).over(identity)
@@ -81,7 +82,9 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
     def __enter__(self) -> Self:
         return self.enter()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.leave()
 
     async def __aenter__(self) -> Self:
@@ -93,9 +96,7 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
         self.leave()
 
 
-def rate(
-    rating: Rating, *, message: str | None = None, thread: str | None = None, feedback: str | None = None
-) -> bool:
+def rate(rating: Rating, *, message: str | None = None, thread: str | None = None, feedback: str | None = None) -> bool:
     """Rate an answer -1, 0 or +1: the one of that message id, the newest of that thread, or the current session's.
 
     Returns whether it was kept; delivery is not waited for.
@@ -107,7 +108,7 @@ def rate(
 
 
 def _rate(scope: Scope, rating: Rating, feedback: str | None) -> bool:
-    if scope.turn.answer_id is None and rating in RATINGS:
+    if scope.turn.answer_id is None and rating in RATINGS and not isinstance(rating, bool):
         scope.turn.early = (rating, feedback)
         return True
     return default_client().rate(

@@ -125,7 +125,7 @@ class Settings:
         """Where parcels go: "local", or the endpoint with a fingerprint of the token (never the token)."""
         if self.endpoint is None or self.token is None:
             return "local"
-        return f"{self.endpoint}#{hashlib.sha256(self.token.encode()).hexdigest()[:16]}"
+        return f"{self.endpoint.rstrip('/')}#{hashlib.sha256(self.token.encode()).hexdigest()[:16]}"
 
     def __repr__(self) -> str:
         """The settings without the token."""
@@ -184,7 +184,9 @@ def _check(settings: Settings) -> None:
     except ValueError:
         parts, host = urlsplit(""), None
     if parts.scheme not in {"http", "https"} or not host:
-        raise ConfigurationError(f"endpoint {settings.endpoint!r} is not an http(s) URL such as https://context.example")
+        raise ConfigurationError(
+            f"endpoint {settings.endpoint!r} is not an http(s) URL such as https://context.example"
+        )
     if parts.scheme == "http" and host not in LOOPBACK and not settings.allow_http:
         raise ConfigurationError(
             f"endpoint {settings.endpoint} would send the token over plain http: use https, or set allow_http"

@@ -11,7 +11,7 @@ import inspect
 import string
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
 import wrapt
 from langchain_core.callbacks import BaseCallbackManager
@@ -21,7 +21,7 @@ from langchain_core.runnables.base import RunnableBindingBase
 
 from contextwrap.client import default_client
 from contextwrap.errors import ConfigurationError
-from contextwrap.recorder import shared_handler
+from contextwrap.recorder import THREAD_KEYS, USER_KEYS, shared_handler
 from contextwrap.sessions import session
 
 if TYPE_CHECKING:
@@ -100,20 +100,19 @@ def track_context(
         looks_up = any(callable(value) or _names(value) for value in [*said.values(), *noted.values()])
 
         def scope(instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> session:
-            with default_client().guard("track_context"):
-                arguments: Mapping[str, Any] = {}
-                if looks_up:
+            arguments: Mapping[str, Any] = {}
+            if looks_up:
+                with default_client().guard("track_context"):
                     given = args if instance is None else (instance, *args)
                     bound = signature.bind(*given, **kwargs)
                     bound.apply_defaults()
                     arguments = bound.arguments
-                return session(
-                    user_id=_value(said["user_id"], arguments),
-                    thread_id=_value(said["thread_id"], arguments),
-                    metadata={key: _value(value, arguments) for key, value in noted.items()},
-                    tags=labels,
-                )
-            return session(tags=labels)
+            return session(
+                user_id=_found(said["user_id"], arguments),
+                thread_id=_found(said["thread_id"], arguments),
+                metadata={key: _found(value, arguments) for key, value in noted.items()},
+                tags=labels,
+            )
 
         if inspect.iscoroutinefunction(function):
 
@@ -123,7 +122,7 @@ def track_context(
                 with scope(instance, args, kwargs):
                     return await wrapped(*args, **kwargs)
 
-            return cast("Callable[P, R]", wrapt.decorator(tracked_async)(function))
+            return cast("Callable[P, R]", _Tracked(function, tracked_async))
 
         def tracked(
             wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -131,9 +130,22 @@ def track_context(
             with scope(instance, args, kwargs):
                 return wrapped(*args, **kwargs)
 
-        return cast("Callable[P, R]", wrapt.decorator(tracked)(function))
+        return cast("Callable[P, R]", _Tracked(function, tracked))
 
     return decorate if function is None else decorate(function)
+
+
+class _Tracked(wrapt.FunctionWrapper[..., Any]):
+    """A tracked function; copied and pickled as functions are, which wrapt leaves to us."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> str:
+        return str(self.__qualname__)
 
 
 def _with_handler(runnable: Any) -> Any:
@@ -168,8 +180,17 @@ def _has_handler(callbacks: Any) -> bool:
 
 
 def _recorded(config: RunnableConfig) -> RunnableConfig:
-    """The config factory: resolved at each call, after the ambient config, so that the parent run is kept."""
-    return {} if _has_handler(config.get("callbacks")) else {"callbacks": [shared_handler()]}
+    """The config factory: resolved at each call, after the ambient config, so that the parent run is kept.
+
+    Callbacks never see `configurable`: who and where go into the metadata, which they do.
+    """
+    configurable, metadata = config.get("configurable") or {}, config.get("metadata") or {}
+    keys = [key for key in (*USER_KEYS, *THREAD_KEYS) if key in configurable and key not in metadata]
+    noted: dict[str, Any] = {key: configurable[key] for key in keys}
+    recorded: RunnableConfig = {"metadata": noted} if noted else {}
+    if not _has_handler(config.get("callbacks")):
+        recorded["callbacks"] = [shared_handler()]
+    return recorded
 
 
 def _is_graph(runnable: object) -> bool:
@@ -187,7 +208,8 @@ def _check(function: Callable[..., Any], values: Iterable[Said]) -> None:
     for value in values:
         for field in _names(value):
             if field not in known:
-                raise ConfigurationError(f"@track_context: {value!r} names no argument of {name}{inspect.signature(function)}")
+                signature = inspect.signature(function)
+                raise ConfigurationError(f"@track_context: {value!r} names no argument of {name}{signature}")
 
 
 def _names(value: Said) -> set[str]:
@@ -201,9 +223,21 @@ def _names(value: Said) -> set[str]:
     return {field.split(".")[0].split("[")[0] for field in fields}
 
 
+def _found(value: Said, arguments: Mapping[str, Any]) -> str | None:
+    """What `value` says, as text; None, and counted, when it cannot be found."""
+    with default_client().guard("track_context"):
+        found = _value(value, arguments)
+        return None if found is None else str(found)
+    return None
+
+
 def _value(value: Said, arguments: Mapping[str, Any]) -> Any:
     if callable(value):
         return value(arguments)
-    if isinstance(value, str) and "{" in value:
-        return value.format_map(arguments)
-    return value
+    if not isinstance(value, str) or "{" not in value:
+        return value
+    match list(string.Formatter().parse(value)):
+        case [("", str(field), "" | None, None)]:
+            # A field alone is the value itself: format would make a user called "None" out of nobody.
+            return string.Formatter().get_field(field, (), arguments)[0]
+    return value.format_map(arguments)

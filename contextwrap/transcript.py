@@ -1,5 +1,6 @@
-"""From what LangChain passes around to what a person said and was told. Pure functions; one odd field never
-loses the record: what has no text gives none.
+"""From what LangChain passes around to what a person said and was told.
+
+Pure functions; one odd field never loses the record: what has no text gives none.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 from langchain_core.prompt_values import PromptValue
+from pydantic import BaseModel
 
 from contextwrap.model import Message
 
@@ -69,28 +71,25 @@ def answered(value: object) -> str | None:
     A string; a message's text; AgentFinish; in a state's `messages` the last assistant text after the last
     user message; OUTPUT_KEYS; the one value of a one-key dict; anything else as JSON.
     """
-    match value:
-        case None:
-            return None
-        case str():
-            return value
-        case BaseMessage():
-            return text_of(value) or None
-        case AgentFinish():
-            return answered(value.return_values)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, BaseMessage):
+        return text_of(value) or None
+    if isinstance(value, AgentFinish):
+        return answered(value.return_values)
     if isinstance(value, list) and value and all(isinstance(item, BaseMessage) for item in value):
         return _last_answer(value)
     fields = _fields(value)
-    if fields is None:
-        return _json(value)
+    return _json(value) if fields is None else _answer_in(fields, value)
+
+
+def _answer_in(fields: Mapping[str, Any], value: object) -> str | None:
     if isinstance(fields.get("messages"), list):
         return _last_answer(fields["messages"])
     for key in OUTPUT_KEYS:
         if fields.get(key) is not None:
             return answered(fields[key])
-    if len(fields) == 1:
-        return answered(next(iter(fields.values())))
-    return _json(value)
+    return answered(next(iter(fields.values()))) if len(fields) == 1 else _json(value)
 
 
 def rows(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
@@ -111,6 +110,16 @@ def tool_row(*, name: str, call: object, result: object, failed: bool = False) -
     )
 
 
+def calls(answer: object) -> tuple[Message, ...]:
+    """The tools that an answer asks for, as rows without an observation: nobody has called them yet."""
+    if not isinstance(answer, AIMessage):
+        return ()
+    return tuple(
+        Message(role="assistant", type="tool", name=call["name"], input=_plain(call["args"]))
+        for call in answer.tool_calls
+    )
+
+
 def error_row(error: BaseException) -> Message:
     """What went wrong instead of an answer, as an event."""
     text = f"{type(error).__name__}: {error}"[:2000]
@@ -128,8 +137,9 @@ def model_facts(result: LLMResult, metadata: Mapping[str, Any], params: Mapping[
     """Model, provider and finish reason of one model run, as text; what is not known is not there."""
     message = answer_message(result)
     served = message.response_metadata if message is not None else {}
+    asked = metadata.get("ls_model_name") or params.get("model") or params.get("model_name")
     facts = {
-        "model": served.get("model_name") or metadata.get("ls_model_name") or params.get("model") or params.get("model_name"),
+        "model": served.get("model_name") or asked,
         "provider": metadata.get("ls_provider"),
         "finish_reason": served.get("finish_reason") or served.get("stop_reason"),
     }
@@ -232,20 +242,21 @@ def _part(part: object) -> str:
 
 def _binary(part: Mapping[str, Any]) -> tuple[bytes | None, str | None]:
     """The bytes in an inline image, audio or file part, and their type; a part by URL has none."""
-    source = part.get("source") if isinstance(part.get("source"), Mapping) else part
-    nested = part.get(str(part.get("type")))
-    url = part.get("url") or (nested.get("url") if isinstance(nested, Mapping) else nested)
-    text = source.get("base64") or source.get("data")
+    inner = part.get("source") or part.get(str(part.get("type")))
+    source = inner if isinstance(inner, Mapping) else {"url": inner, **part}
     mime = source.get("mime_type") or source.get("media_type")
-    if isinstance(url, str) and url.startswith("data:") and "," in url:
-        head, text = url.split(",", 1)
-        mime = head.removeprefix("data:").split(";")[0]
-    if isinstance(text, bytes):
-        return text, mime
-    if not isinstance(text, str):
+    if mime is None and source.get("format"):
+        mime = f"audio/{source['format']}"
+    data = next((source[key] for key in ("base64", "data", "file_data", "url") if source.get(key)), None)
+    if isinstance(data, bytes):
+        return data, mime
+    if not isinstance(data, str) or data.startswith(("http:", "https:")):
         return None, mime
+    if data.startswith("data:"):
+        head, _, data = data.partition(",")
+        mime = head.removeprefix("data:").split(";")[0]
     try:
-        return base64.b64decode(text), mime
+        return base64.b64decode(data) or None, mime
     except (binascii.Error, ValueError):
         return None, mime
 
@@ -260,8 +271,8 @@ def _plain(value: object) -> Any:
 
 
 def _json(value: object) -> str:
-    if hasattr(value, "model_dump_json"):
-        return str(value.model_dump_json())
+    if isinstance(value, BaseModel):
+        return value.model_dump_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     try:

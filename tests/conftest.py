@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ def isolated_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
 
 @pytest.fixture(autouse=True)
 def no_default_client(isolated_environment: Path) -> Iterator[None]:
-    """No test finds the default client of another."""
+    """No test finds the default client of another; who does not use one does not import it."""
     yield
     client = sys.modules.get("contextwrap.client")
     if client is not None:
@@ -42,10 +41,3 @@ def no_default_client(isolated_environment: Path) -> Iterator[None]:
 def home(tmp_path: Path) -> Path:
     """A contextwrap home that does not exist yet."""
     return tmp_path / "home"
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str | None:
-    """The Chromium to test with: what `make test` found, else the system's, else None for playwright's own."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)

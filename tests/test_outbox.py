@@ -1,0 +1,324 @@
+"""The outbox: what was put survives, leaves in order, and belongs to one living process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import threading
+from dataclasses import replace
+
+import pytest
+from processes import killed, run, start
+
+from contextwrap.errors import OutboxError
+from contextwrap.outbox import LOCAL, Counts, Outbox, Parcel, outbox_files
+
+PUT = """
+    import pathlib, sys, time
+    from contextwrap.outbox import Outbox, Parcel
+    outbox = Outbox.create(pathlib.Path(sys.argv[1]))
+    outbox.put([
+        Parcel(key=f"k{n}", address="local", lane="a", method="POST", target="/t", body=b"{}", created_at=0.0)
+        for n in range(3)
+    ])
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def parcel(key, *, lane="a", address=LOCAL, body=b"{}"):
+    """A parcel with that key."""
+    return Parcel(key=key, address=address, lane=lane, method="POST", target="/t", body=body, created_at=5.0)
+
+
+@pytest.fixture
+def clock():
+    """The clock of the outbox."""
+    return Clock()
+
+
+@pytest.fixture
+def outbox(tmp_path, clock):
+    """An outbox with a clock of its own."""
+    box = Outbox(tmp_path / "box.sqlite", clock=clock)
+    yield box
+    box.close()
+
+
+def taken(outbox, address=LOCAL, **options):
+    """The keys of what can be leased now."""
+    return [one.key for one in outbox.lease(address, **options)]
+
+
+def test_what_was_put_comes_back_whole(outbox):
+    """A leased parcel is the one that was put, bytes and all."""
+    mine = parcel("k", body=b"\x00\xff{}")
+    assert outbox.put([mine]) == 1
+    (back,) = outbox.lease(LOCAL)
+    assert replace(back, seq=0) == mine
+
+
+def test_a_parcel_is_put_once(outbox):
+    """A key that is here already is left out, also within one call."""
+    assert outbox.put([parcel("k1"), parcel("k1"), parcel("k2")]) == 2
+    assert outbox.put([parcel("k2"), parcel("k3")]) == 1
+    assert outbox.counts() == Counts(pending=3)
+
+
+def test_a_lease_is_exclusive_until_it_expires(outbox, clock):
+    """A leased parcel is nobody else's until its lease is over."""
+    outbox.put([parcel("k1"), parcel("k2", lane="b")])
+    assert taken(outbox, limit=1, seconds=10) == ["k1"]
+    assert taken(outbox, seconds=10) == ["k2"]
+    clock.now += 9.9
+    assert taken(outbox) == []
+    clock.now += 0.2
+    assert taken(outbox) == ["k1", "k2"]
+
+
+def test_a_lane_keeps_its_order(outbox, clock):
+    """A parcel waits while an older one of its lane is leased or deferred; other lanes go on."""
+    outbox.put([parcel("a1"), parcel("a2"), parcel("b1", lane="b")])
+    (first,) = outbox.lease(LOCAL, limit=1)
+    assert taken(outbox) == ["b1"]
+    outbox.defer([first.seq], seconds=30, reason="down")
+    assert taken(outbox) == []
+    clock.now += 31
+    assert taken(outbox) == ["a1", "a2"]
+
+
+def test_ack_forgets(outbox):
+    """What has arrived is gone."""
+    outbox.put([parcel("k1"), parcel("k2")])
+    outbox.ack([one.seq for one in outbox.lease(LOCAL)])
+    assert outbox.counts() == Counts()
+
+
+def test_defer_counts_attempts_and_keeps_the_reason(outbox, clock):
+    """A deferred parcel says how often it was tried and why it failed; one that was not tried counts none."""
+    outbox.put([parcel("k1")])
+    (one,) = outbox.lease(LOCAL)
+    outbox.defer([one.seq], seconds=2, reason="HTTP 500")
+    assert outbox.next_due(LOCAL) == clock.now + 2
+    clock.now += 2
+    (one,) = outbox.lease(LOCAL)
+    assert (one.attempts, one.reason) == (1, "HTTP 500")
+    outbox.defer([one.seq], seconds=0, reason=None, attempted=False)
+    (one,) = outbox.lease(LOCAL)
+    assert (one.attempts, one.reason) == (1, "HTTP 500")
+
+
+def test_hurry_makes_everything_due(outbox):
+    """A flush does not wait for what was put off, and touches no other address."""
+    outbox.put([parcel("k1"), parcel("k2", address="other")])
+    for address in (LOCAL, "other"):
+        outbox.defer([one.seq for one in outbox.lease(address)], seconds=100, reason=None)
+    outbox.hurry(LOCAL)
+    assert taken(outbox) == ["k1"]
+    assert taken(outbox, "other") == []
+
+
+def test_a_buried_parcel_is_a_dead_letter(outbox):
+    """A dead letter stays, with its reason, in nobody's way."""
+    outbox.put([parcel("k1"), parcel("k2")])
+    first, _ = outbox.lease(LOCAL, seconds=0)
+    outbox.bury(first.seq, reason="HTTP 400")
+    assert outbox.counts() == Counts(pending=1, dead=1)
+    assert [(one.key, one.reason) for one in outbox.dead_letters()] == [("k1", "HTTP 400")]
+    assert taken(outbox) == ["k2"]
+
+
+def test_addresses_do_not_mix(outbox):
+    """Each address leases and counts its own."""
+    outbox.put([parcel("k1"), parcel("k2", address="other")])
+    assert taken(outbox, "other") == ["k2"]
+    assert outbox.counts(LOCAL) == Counts(pending=1)
+    assert outbox.counts() == Counts(pending=2)
+    assert outbox.next_due("nowhere") is None
+
+
+def test_put_is_all_or_nothing(outbox):
+    """When one of several parcels cannot be put, none is, and the outbox goes on."""
+    with pytest.raises(OutboxError):
+        outbox.put([parcel("k1"), replace(parcel("k2"), lane=None)])
+    assert outbox.counts() == Counts()
+    assert outbox.put([parcel("k1")]) == 1
+
+
+def test_a_full_disk_is_an_error_that_passes(outbox):
+    """A put the disk has no room for is an OutboxError; with room again the outbox works."""
+    (pages,) = outbox._db.execute("PRAGMA page_count").fetchone()
+    outbox._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+    with pytest.raises(OutboxError, match="full"):
+        outbox.put([parcel("big", body=b"x" * 1_000_000)])
+    outbox._db.execute("PRAGMA max_page_count = 1000000")
+    assert outbox.put([parcel("big", body=b"x" * 1_000_000)]) == 1
+
+
+def test_what_put_returned_for_survives_kill_9(tmp_path):
+    """A process killed right after put leaves every parcel on disk."""
+    killed(PUT, tmp_path)
+    (path,) = outbox_files(tmp_path)
+    outbox = Outbox(path)
+    assert taken(outbox) == ["k0", "k1", "k2"]
+    outbox.close()
+
+
+def test_only_a_dead_process_is_inherited(tmp_path):
+    """A living process's file cannot be adopted; a dead one's can, leases and all, by one only."""
+    process = start(PUT, tmp_path)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        (path,) = outbox_files(tmp_path)
+        beside = Outbox(path)
+        assert len(beside.lease(LOCAL)) == 3
+        beside.close()
+        assert Outbox.adopt(path) is None
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    heir = Outbox.adopt(path)
+    assert heir is not None
+    assert taken(heir) == ["k0", "k1", "k2"]
+    assert Outbox.adopt(path) is None
+    heir.close()
+
+
+def test_an_empty_file_goes_and_a_full_one_stays(tmp_path):
+    """Closing leaves nothing behind but what is still to be carried."""
+    empty, full, dead = (Outbox.create(tmp_path) for _ in range(3))
+    full.put([parcel("k")])
+    dead.put([parcel("k")])
+    dead.bury(dead.lease(LOCAL)[0].seq, reason="HTTP 400")
+    for outbox in (empty, full, dead):
+        outbox.close(discard_if_empty=True)
+        outbox.close(discard_if_empty=True)
+    assert set(outbox_files(tmp_path)) == {full.path, dead.path}
+    assert not list(tmp_path.glob(f"{empty.path.stem}*"))
+
+
+def test_a_newer_file_is_refused(tmp_path):
+    """A file of a newer schema is left alone."""
+    path = tmp_path / "box.sqlite"
+    Outbox(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(OutboxError, match=f"{path} was written by a newer contextwrap"):
+        Outbox(path)
+    with pytest.raises(OutboxError):
+        Outbox.adopt(path)
+    with pytest.raises(OutboxError):
+        Outbox.adopt(path)
+
+
+def test_what_is_no_database_is_refused(tmp_path):
+    """A file that is none of ours is an OutboxError that names it."""
+    path = tmp_path / "box.sqlite"
+    path.write_bytes(b"not a database, however long one reads on " * 50)
+    with pytest.raises(OutboxError, match="cannot open the outbox"):
+        Outbox(path)
+    with pytest.raises(OutboxError, match=str(path)):
+        Outbox.adopt(path)
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path):
+    """Where a file stands in the folder's place, the error names it in one line."""
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutboxError, match="taken") as refusal:
+        Outbox.create(tmp_path / "taken" / "outbox")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_closed_outbox_says_so(outbox):
+    """Whatever is asked of a closed outbox is an OutboxError."""
+    outbox.close()
+    for ask in (lambda: outbox.put([parcel("k")]), lambda: outbox.lease(LOCAL), lambda: outbox.ack([1]), outbox.counts):
+        with pytest.raises(OutboxError):
+            ask()
+
+
+def test_threads_share_an_outbox(outbox):
+    """Threads that put and lease at once lose and repeat nothing."""
+    found: list[str] = []
+
+    def put(name):
+        for number in range(50):
+            outbox.put([parcel(f"{name}-{number}", lane=str(name))])
+
+    def lease():
+        for _ in range(100):
+            leased = outbox.lease(LOCAL, limit=5)
+            found.extend(one.key for one in leased)
+            outbox.ack([one.seq for one in leased])
+
+    workers = [threading.Thread(target=put, args=(name,)) for name in range(4)]
+    workers += [threading.Thread(target=lease) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    found += taken(outbox, limit=1000)
+    assert sorted(found) == sorted(f"{name}-{number}" for name in range(4) for number in range(50))
+
+
+def test_two_processes_on_one_file(outbox):
+    """Another process may lease and ack from a living process's file, as the server does."""
+    outbox.put([parcel(f"k{n}", lane=str(n)) for n in range(10)])
+    said = run(
+        """
+        import pathlib, sys
+        from contextwrap.outbox import Outbox
+        outbox = Outbox(pathlib.Path(sys.argv[1]), clock=lambda: 1000.0)
+        found = outbox.lease("local", limit=6)
+        outbox.ack([one.seq for one in found[:4]])
+        print(*[one.key for one in found])
+        """,
+        outbox.path,
+    )
+    assert said.split() == [f"k{n}" for n in range(6)]
+    assert taken(outbox) == [f"k{n}" for n in range(6, 10)]
+    assert outbox.counts() == Counts(pending=6)
+
+
+def test_a_child_of_fork_leaves_its_parents_file_alone(tmp_path):
+    """A child that forsakes its parent's outbox takes neither its lock nor its file with it."""
+    outbox = Outbox.create(tmp_path)
+    outbox.put([parcel("before")])
+
+    def child():
+        outbox.forsake()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert Outbox.adopt(outbox.path) is None
+    outbox.put([parcel("after")])
+    assert taken(outbox) == ["before", "after"]
+    assert outbox._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    outbox.close()
+    heir = Outbox.adopt(outbox.path)
+    assert heir is not None
+    heir.close()
+
+
+def test_files_come_oldest_first(tmp_path):
+    """The file that was written longest ago is the first to be looked at; one that goes meanwhile is no error."""
+    boxes = [Outbox(tmp_path / f"{name}.sqlite") for name in "ab"]
+    for box in boxes:
+        box.close()
+    os.utime(tmp_path / "b.sqlite", (1, 1))
+    (tmp_path / "gone.sqlite").symlink_to(tmp_path / "nowhere")
+    assert [path.name for path in outbox_files(tmp_path)] == ["b.sqlite", "a.sqlite"]
