@@ -1,8 +1,7 @@
 """ContextCallbackHandler: collects one root run at a time and hands it to the client as one turn.
 
-State is kept per root run only, keyed by run_id and gone when the root ends. Handlers are called in the
-host's own thread, so nothing here does more than dict work, until the root ends and the turn is appended to
-the outbox.
+State is kept per root run only (`runs`) and gone when the root ends. Handlers are called in the host's own
+thread, so nothing here does more than dict work, until the root ends and the turn is appended to the outbox.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ import os
 import sys
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -24,13 +22,13 @@ from langchain_core.tracers.context import register_configure_hook
 
 from contextwrap import transcript
 from contextwrap.client import ContextWrap, configure, default_client, is_configured
+from contextwrap.heard import Heard
 from contextwrap.identity import Identity, Scope, Turn, current_scope
 from contextwrap.ids import new_id
 from contextwrap.model import Conversation, Message
+from contextwrap.runs import Root, Runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
     from pathlib import Path
     from uuid import UUID
 
@@ -39,53 +37,8 @@ if TYPE_CHECKING:
 
 Handler = TypeVar("Handler", bound="ContextCallbackHandler")
 
-MAX_OPEN: Final = 10_000
-OPEN_SECONDS: Final = 3600.0
-_TOMBSTONES: Final = 20_000
-_THREADS: Final = 10_000
-_THREAD_MEMORY: Final = 256
 USER_KEYS: Final = ("user_id",)
 THREAD_KEYS: Final = ("thread_id", "session_id", "conversation_id")
-
-
-@dataclass(slots=True)
-class Root:
-    """What one root run has said so far; runs below it share it."""
-
-    run_id: UUID
-    scope: Scope
-    started: float
-    started_at: datetime
-    said: tuple[Message, ...] | None
-    streaming: bool = False
-    asked: tuple[Message, ...] = ()
-    tools: list[Message] = field(default_factory=list)
-    calls: dict[UUID, tuple[str, Any]] = field(default_factory=dict)
-    prompted: dict[UUID, tuple[Mapping[str, Any], Mapping[str, Any]]] = field(default_factory=dict)
-    open: set[UUID] = field(default_factory=set)
-    partial: list[str] = field(default_factory=list)
-    completion: str = ""
-    facts: dict[str, str] = field(default_factory=dict)
-    usage: dict[str, int] = field(default_factory=dict)
-    failures: int = 0
-    unwatch: Callable[[], object] | None = None
-
-
-@dataclass(slots=True)
-class Heard:
-    """What a thread has heard of late, as marks: the system's words once each, all else in order."""
-
-    spoken: list[int] = field(default_factory=list)
-    system: OrderedDict[int, None] = field(default_factory=OrderedDict)
-
-    def first_time(self, mark: int) -> bool:
-        """Whether the system says this for the first time."""
-        if mark in self.system:
-            return False
-        self.system[mark] = None
-        if len(self.system) > _THREAD_MEMORY:
-            self.system.popitem(last=False)
-        return True
 
 
 class ContextCallbackHandler(BaseCallbackHandler):
@@ -128,11 +81,8 @@ class ContextCallbackHandler(BaseCallbackHandler):
         """All is done in `__new__`: the shared handler must not begin anew."""
 
     _client: ContextWrap | None
-    _lock: threading.RLock
-    _roots: dict[UUID, Root]
-    _of: dict[UUID, Root]
-    _closed: OrderedDict[UUID, None]
-    _threads: WeakKeyDictionary[ContextWrap, OrderedDict[str, Heard]]
+    _runs: Runs
+    _heard: WeakKeyDictionary[ContextWrap, Heard]
 
     @property
     def client(self) -> ContextWrap:
@@ -178,7 +128,7 @@ class ContextCallbackHandler(BaseCallbackHandler):
     def on_chain_end(self, outputs: Any, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
         """A chain has ended; with the root the turn is complete."""
         with self.client.guard("on_chain_end"):
-            root = self._end(run_id)
+            root = self._runs.end(run_id)
             if root is not None:
                 if root.streaming and inputs is not None:
                     root.said = transcript.said(inputs)
@@ -189,7 +139,7 @@ class ContextCallbackHandler(BaseCallbackHandler):
     def on_chain_error(self, error: BaseException, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
         """A chain has failed, was cancelled or abandoned."""
         with self.client.guard("on_chain_error"):
-            root = self._end(run_id)
+            root = self._runs.end(run_id)
             if root is not None:
                 if root.streaming and inputs is not None:
                     root.said = transcript.said(inputs)
@@ -229,14 +179,14 @@ class ContextCallbackHandler(BaseCallbackHandler):
 
     def on_llm_new_token(self, token: object, *, run_id: UUID, **_: Any) -> None:
         """A model streams: kept in case the stream is broken off."""
-        root = self._of.get(run_id)
+        root = self._runs.of(run_id)
         if root is not None and isinstance(token, str):
             root.partial.append(token)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """A model has answered."""
         with self.client.guard("on_llm_end"):
-            root = self._of.get(run_id)
+            root = self._runs.of(run_id)
             if root is None:
                 return
             metadata, params = root.prompted.pop(run_id, ({}, {}))
@@ -244,17 +194,17 @@ class ContextCallbackHandler(BaseCallbackHandler):
             root.facts |= transcript.model_facts(response, metadata, params)
             for key, count in transcript.usage(response).items():
                 root.usage[key] = root.usage.get(key, 0) + count
-            if self._end(run_id) is not None:
+            if self._runs.end(run_id) is not None:
                 self._record(root, transcript.answer_message(response) or root.completion)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A model has failed, was cancelled or abandoned."""
         with self.client.guard("on_llm_error"):
-            known = self._of.get(run_id)
+            known = self._runs.of(run_id)
             if known is not None and not _broken_off(error):
                 known.failures += 1
                 known.partial.clear()
-            root = self._end(run_id)
+            root = self._runs.end(run_id)
             if root is not None:
                 self._fail(root, error)
 
@@ -300,11 +250,11 @@ class ContextCallbackHandler(BaseCallbackHandler):
 
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **_: Any) -> None:
         """A retriever has found."""
-        self._end(run_id)
+        self._runs.end(run_id)
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A retriever has failed."""
-        self._end(run_id)
+        self._runs.end(run_id)
 
     def _begin(
         self,
@@ -316,63 +266,15 @@ class ContextCallbackHandler(BaseCallbackHandler):
         rootable: bool,
     ) -> Root | None:
         """The root that `run_id` belongs to, perhaps itself; None for a run of no conversation."""
-        with self._lock:
-            if run_id in self._of:
-                return None
-            root = self._of.get(parent) if parent is not None else None
-            if root is None:
-                if parent in self._closed:
-                    return None
-                root = self._of.get(_ambient_parent())  # type: ignore[arg-type]  # None is simply not there
-            if root is None:
-                if not rootable:
-                    return None
-                root = Root(
-                    run_id=run_id,
-                    scope=_scope(metadata, tags),
-                    started=time.monotonic(),
-                    started_at=self.client.now(),
-                    said=None,
-                )
-                self._roots[run_id] = root
-                self._sweep()
-            else:
-                root.open.add(run_id)
-            self._of[run_id] = root
-            return root
 
-    def _end(self, run_id: UUID) -> Root | None:
-        """Forget a run; the root when it is the root's own end."""
-        with self._lock:
-            root = self._of.pop(run_id, None)
-            if root is None:
-                return None
-            root.open.discard(run_id)
-            if root.run_id != run_id:
-                return None
-            self._close(root)
-            return root
+        def make() -> Root:
+            return Root(run_id=run_id, scope=_scope(metadata, tags), started_at=self.client.now())
 
-    def _close(self, root: Root) -> None:
-        """Children may end, and even begin, after their root: they are known by their tombstones."""
-        if root.unwatch is not None:
-            root.unwatch()
-        self._roots.pop(root.run_id, None)
-        for run_id in (root.run_id, *root.open):
-            self._of.pop(run_id, None)
-            self._closed[run_id] = None
-        while len(self._closed) > _TOMBSTONES:
-            self._closed.popitem(last=False)
-
-    def _sweep(self) -> None:
-        """Roots that never ended (a cancelled model call ends nothing) go by age, and by number."""
-        oldest = time.monotonic() - OPEN_SECONDS
-        while self._roots:
-            root = next(iter(self._roots.values()))
-            if root.started > oldest and len(self._roots) <= MAX_OPEN:
-                return
-            self._close(root)
-            self._record(root, None, interrupted=True)
+        root = self._runs.begin(run_id, parent, make=make if rootable else None)
+        if root is not None and root.run_id == run_id:
+            for lost in self._runs.overdue():
+                self._record(lost, None, interrupted=True)
+        return root
 
     def _ask(
         self,
@@ -409,18 +311,18 @@ class ContextCallbackHandler(BaseCallbackHandler):
 
         def over(_: asyncio.Task[Any]) -> None:
             with self.client.guard("task end"):
-                if self._end(root.run_id) is not None:
+                if self._runs.end(root.run_id) is not None:
                     self._record(root, None, interrupted=True)
 
         task.add_done_callback(over)
         root.unwatch = lambda: task.remove_done_callback(over)
 
     def _tool(self, run_id: UUID, result: object, *, failed: bool) -> None:
-        root = self._of.get(run_id)
+        root = self._runs.of(run_id)
         if root is not None:
             name, call = root.calls.pop(run_id, ("tool", None))
             root.tools.append(transcript.tool_row(name=name, call=call, result=result, failed=failed))
-        self._end(run_id)
+        self._runs.end(run_id)
 
     def _fail(self, root: Root, error: BaseException) -> None:
         if _broken_off(error):
@@ -443,7 +345,9 @@ class ContextCallbackHandler(BaseCallbackHandler):
         last = () if error is not None or answer is None else (self._answer(root, answer, interrupted=interrupted),)
         failed = () if error is None else (transcript.error_row(error),)
         thread = scope.identity.thread_id or new_id()
-        news = self._news(thread, heard, (*root.tools, *last)) if scope.identity.thread_id else heard
+        # What another client was told, this one has not heard.
+        memory = self._heard.setdefault(self.client, Heard())
+        news = memory.news(thread, heard, (*root.tools, *last)) if scope.identity.thread_id else heard
         begun = (replace(item, event_timestamp=root.started_at) for item in news)
         messages = (*begun, *root.tools, *transcript.calls(outputs), *failed, *last)
         if not messages:
@@ -462,24 +366,6 @@ class ContextCallbackHandler(BaseCallbackHandler):
             facts["interrupted"] = "true"
         return Message(role="assistant", message=answer, metadata=facts)
 
-    def _news(self, thread: str, heard: tuple[Message, ...], then: tuple[Message, ...]) -> tuple[Message, ...]:
-        """What `heard` adds to what the thread has heard: its head may repeat the longest tail that is known."""
-        with self._lock:
-            # What another client was told, this one has not heard.
-            threads = self._threads.setdefault(self.client, OrderedDict())
-            known = threads.pop(thread, Heard())
-            threads[thread] = known
-            while len(threads) > _THREADS:
-                threads.popitem(last=False)
-            spoken = [message for message in heard if message.role != "system"]
-            marks = list(map(_mark, spoken))
-            longest = min(len(known.spoken), len(marks))
-            repeated = next((size for size in range(longest, 0, -1) if known.spoken[-size:] == marks[:size]), 0)
-            known.spoken = [*known.spoken, *marks[repeated:], *map(_mark, then)][-_THREAD_MEMORY:]
-            new = {id(message) for message in spoken[repeated:]}
-            new |= {id(message) for message in heard if message.role == "system" and known.first_time(_mark(message))}
-        return tuple(message for message in heard if id(message) in new)
-
     def _remember_answer(self, scope: Scope, thread: str, answer: Message) -> None:
         early, scope.turn.early = scope.turn.early, None
         scope.turn.answer_id = answer.id
@@ -495,11 +381,8 @@ def shared_handler() -> ContextCallbackHandler:
 def _make(cls: type[Handler], client: ContextWrap | None) -> Handler:
     handler = object.__new__(cls)
     handler._client = client
-    handler._lock = threading.RLock()
-    handler._roots = {}
-    handler._of = {}
-    handler._closed = OrderedDict()
-    handler._threads = WeakKeyDictionary()
+    handler._runs = Runs()
+    handler._heard = WeakKeyDictionary()
     _living.add(handler)
     return handler
 
@@ -511,23 +394,12 @@ def _shared_for(cls: type[Handler]) -> Handler:
         return cast("Handler", _shared[cls])
 
 
-def _mark(message: Message) -> int:
-    return hash((message.role, message.type, message.message, message.observation))
-
-
 def _is_placeholder(inputs: object) -> bool:
     """Whether a stream has begun whose input is yet to come; compared with care, for inputs may be arrays."""
     match inputs:
         case {"input": str(text), **more}:
             return not text and not more
     return False
-
-
-def _ambient_parent() -> UUID | None:
-    """The run around this one, where RunnableWithFallbacks forgets to say it: it passes on the outer config."""
-    config = var_child_runnable_config.get()
-    parent: UUID | None = getattr((config or {}).get("callbacks"), "parent_run_id", None)
-    return parent
 
 
 def _scope(metadata: Mapping[str, Any] | None, tags: list[str] | None) -> Scope:
@@ -588,11 +460,10 @@ class _SessionHook:
 
 
 def _in_child() -> None:
-    """In a child of fork: open runs are the parent's, and so is a lock that one of its threads held."""
+    """In a child of fork: open runs are the parent's, and so are locks that its threads held."""
     for handler in list(_living):
-        handler._lock = threading.RLock()  # noqa: SLF001
-        handler._roots.clear()  # noqa: SLF001
-        handler._of.clear()  # noqa: SLF001
+        handler._runs = Runs()  # noqa: SLF001
+        handler._heard = WeakKeyDictionary()  # noqa: SLF001
 
 
 _making = threading.Lock()

@@ -27,8 +27,8 @@ def as_in_production(isolated_environment, monkeypatch):
     """Here our failures stay ours, as they do for a host; and no run stays open for them."""
     monkeypatch.delenv("CONTEXTWRAP_RAISE")
     yield
-    assert shared_handler()._roots == {}
-    assert shared_handler()._of == {}
+    assert shared_handler()._runs.roots == {}
+    assert shared_handler()._runs.open_count() == 0
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ ROOMS = (
     "identity",
     "client",
     "transcript",
+    "heard",
+    "runs",
     "recorder",
     "sessions",
     "tracking",

@@ -35,8 +35,8 @@ def client(home):
     """A default client, and a handler that holds nothing when the test is over."""
     yield configure(home=home)
     handler = shared_handler()
-    assert handler._roots == {}
-    assert handler._of == {}
+    assert handler._runs.roots == {}
+    assert handler._runs.open_count() == 0
 
 
 @pytest.fixture
@@ -505,8 +505,8 @@ def test_many_runs_leave_nothing_behind(handler, client):
     bot = chain()
     for number in range(300):
         bot.invoke({"question": str(number)}, config(handler))
-    assert handler._roots == {}
-    assert handler._of == {}
+    assert handler._runs.roots == {}
+    assert handler._runs.open_count() == 0
     assert client.stats().recorded == 300
 
 

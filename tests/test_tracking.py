@@ -35,8 +35,8 @@ TURN = [("user", "hi"), ("assistant", "echo: hi")]
 def client(home):
     """The default client, and a handler that holds nothing when the test is over."""
     yield configure(home=home)
-    assert shared_handler()._roots == {}
-    assert shared_handler()._of == {}
+    assert shared_handler()._runs.roots == {}
+    assert shared_handler()._runs.open_count() == 0
 
 
 def chain():

@@ -1,0 +1,66 @@
+"""What each thread has heard of late, so that a turn which brings the whole history adds only what is new.
+
+Remembers marks, not words, of a bounded number of messages in a bounded number of threads, in this process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from contextwrap.model import Message
+
+MAX_THREADS: Final = 10_000
+MAX_MARKS: Final = 256
+
+
+@dataclass(slots=True)
+class Memory:
+    """Marks of one thread: the system's words once each, all else in order."""
+
+    spoken: list[int] = field(default_factory=list)
+    system: OrderedDict[int, None] = field(default_factory=OrderedDict)
+
+    def first_time(self, mark: int) -> bool:
+        """Whether the system says this for the first time."""
+        if mark in self.system:
+            return False
+        self.system[mark] = None
+        if len(self.system) > MAX_MARKS:
+            self.system.popitem(last=False)
+        return True
+
+
+class Heard:
+    """The memories of all threads of one client; the one that is silent for longest is forgotten first."""
+
+    def __init__(self) -> None:
+        self._threads: OrderedDict[str, Memory] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def news(self, thread: str, said: tuple[Message, ...], then: tuple[Message, ...]) -> tuple[Message, ...]:
+        """What `said` adds to what the thread has heard; `then` is what was answered to it.
+
+        The head of `said` may repeat the longest tail that is known: whole histories, windows and single
+        turns all come out right. A summarised history is new.
+        """
+        with self._lock:
+            memory = self._threads.pop(thread, Memory())
+            self._threads[thread] = memory
+            while len(self._threads) > MAX_THREADS:
+                self._threads.popitem(last=False)
+            spoken = [message for message in said if message.role != "system"]
+            marks = list(map(_mark, spoken))
+            longest = min(len(memory.spoken), len(marks))
+            repeated = next((size for size in range(longest, 0, -1) if memory.spoken[-size:] == marks[:size]), 0)
+            memory.spoken = [*memory.spoken, *marks[repeated:], *map(_mark, then)][-MAX_MARKS:]
+            new = {id(message) for message in spoken[repeated:]}
+            new |= {id(message) for message in said if message.role == "system" and memory.first_time(_mark(message))}
+        return tuple(message for message in said if id(message) in new)
+
+
+def _mark(message: Message) -> int:
+    return hash((message.role, message.type, message.message, message.observation))
