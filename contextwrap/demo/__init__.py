@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from contextwrap.errors import ConfigurationError
+from contextwrap.errors import ConfigurationError, HomeInUseError
 
 if TYPE_CHECKING:
     from contextwrap.store.records import Totals
@@ -44,10 +44,14 @@ def default_demo_home() -> Path:
 def record_demo(home: Path) -> Recorded:
     """Empty `home`, let everybody ask, and bring it all into the store.
 
-    Raises ConfigurationError for a home that is not a demo's.
+    Raises ConfigurationError for a home that is not a demo's, HomeInUseError for one that is being served.
     """
     from contextwrap.client import configure, reset_defaults  # noqa: PLC0415
+    from contextwrap.server.run import running  # noqa: PLC0415
 
+    served = running(home)
+    if served is not None:
+        raise HomeInUseError(f"a demo is being served on {served.url}: stop it first, or choose another --home")
     _empty(home)
     began = time.perf_counter()
     clock = _Clock(datetime.now(UTC))

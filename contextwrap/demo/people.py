@@ -20,6 +20,7 @@ PEOPLE: Final = 60
 _FIRST: Final = (
     "ada ben chloe dmitri elif farid grace hana ivan jun kofi lena mateo nia omar priya quinn rosa sven tariq".split()
 )
+_TALK: Final = timedelta(minutes=10)
 _FIRM: Final = ("acme", "globex", "initech")
 
 _QUESTIONS: Final = (
@@ -115,7 +116,10 @@ def _life(dice: random.Random, person: int, today: datetime) -> Iterator[Turn]:
             continue
         visit += 1
         at = today - timedelta(days=DAYS - 1 - day)
-        at = min(at.replace(hour=7 + dice.randrange(14), minute=dice.randrange(60)), today)
+        at = at.replace(hour=7 + dice.randrange(14), minute=dice.randrange(60))
+        # Drawn whether it is needed or not, so that the hour of the demo does not change what is said in it.
+        before_now = today - _TALK - timedelta(minutes=dice.randrange(8 * 60))
+        at = before_now if at > today - _TALK else at
         thread = f"{user.partition('@')[0]}-{person}-{visit}"
         yield from _visit(dice, user, thread, at, "2.0" if day > DAYS // 2 else "1.9")
 
