@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from statistics import median, quantiles
 from urllib.parse import urlsplit
 
