@@ -86,6 +86,7 @@ class ContextWrap:
         self.guard = Guard()
         self._recorded = 0
         self._opening = threading.Lock()
+        self._counting = threading.Lock()
         self._outbox: Outbox | None = None
         self._courier: Courier | None = None
         self._closed = False
@@ -110,7 +111,8 @@ class ContextWrap:
             sealed = log.sealed(key=key, at=self._clock())
             assert sealed.conversation is not None
             self._put(sealed, key=key, lane=sealed.conversation.id or key)
-            self._recorded += 1
+            with self._counting:
+                self._recorded += 1
             return sealed.conversation
         return None
 
@@ -226,6 +228,7 @@ class ContextWrap:
         if self._courier is not None:
             self._courier.forsake()
         self._opening = threading.Lock()
+        self._counting = threading.Lock()
         self.guard = Guard()
         self._outbox = None
         self._courier = None
