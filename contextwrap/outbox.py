@@ -243,6 +243,11 @@ class Outbox:
             except sqlite3.Error as error:
                 raise OutboxError(f"cannot use the outbox {self.path}: {error}") from error
 
+    def __del__(self) -> None:
+        """Python 3.13 warns the host of a connection that nobody closed, though nothing is lost with it."""
+        if hasattr(self, "_db"):
+            self._db.close()
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._using() as db:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -212,7 +213,7 @@ def test_a_newer_file_is_refused(tmp_path):
     """A file of a newer schema is left alone."""
     path = tmp_path / "box.sqlite"
     Outbox(path).close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(OutboxError, match=f"{path} was written by a newer contextwrap"):

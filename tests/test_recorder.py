@@ -259,9 +259,13 @@ async def test_an_async_fallback_is_one_turn(handler, home):
 
 
 async def test_a_cancelled_model_call_is_interrupted(handler, home):
-    """A model call that is cancelled ends no run for LangChain, and is recorded all the same."""
-    with pytest.raises(TimeoutError):
+    """A model call that is cancelled ends no run for LangChain; it is recorded when the task that made it ends."""
+
+    async def handle_request():
         await asyncio.wait_for(Echo(pause=30).ainvoke("hi", config(handler)), 0.05)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.create_task(handle_request())
     await asyncio.sleep(0)
     (one,) = conversations(home)
     assert lines(one) == [("user", "hi"), ("assistant", "")]

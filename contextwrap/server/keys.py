@@ -91,6 +91,8 @@ class Keys:
                 f"cannot write to {path.parent} ({error.strerror}): choose another --home"
             ) from error
         except sqlite3.Error as error:
+            if hasattr(self, "_db"):
+                self._db.close()
             raise ConfigurationError(f"cannot open the keys in {path}: {error}") from error
 
     def create(self, *, scope: str, tenant_id: str = "", name: str = "") -> str:

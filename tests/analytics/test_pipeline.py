@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 from saying import bot, conversation, everything, rating, texts, thread, user
@@ -230,7 +231,7 @@ def test_a_corrupt_outbox_does_not_stop_the_others(pipeline, place, store, caplo
 def test_a_file_that_breaks_while_open_is_let_go(pipeline, place, store, caplog):
     """A table that is gone is one file's trouble."""
     path = left_behind(place / "outbox", parcel("a", conversation(user("1"))))
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("DROP TABLE parcels")
     left_behind(place / "outbox", parcel("b", conversation(user("2"))))
     assert pipeline.drain() == Drained(applied=1)

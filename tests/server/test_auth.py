@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import httpx
@@ -12,15 +13,17 @@ from contextwrap.errors import ConfigurationError
 from contextwrap.server.keys import Keys, Viewer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from serving import Served
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Keys:
+def keys(tmp_path: Path) -> Iterator[Keys]:
     """An empty file of keys."""
-    return Keys(tmp_path / "server" / "keys.sqlite")
+    with closing(Keys(tmp_path / "server" / "keys.sqlite")) as opened:
+        yield opened
 
 
 def test_a_key_is_known_by_its_secret_alone(keys: Keys) -> None:
@@ -200,7 +203,8 @@ def test_a_lent_key_leaves_no_trace(keys: Keys, tmp_path: Path) -> None:
     secret = keys.lend(Viewer(scope="admin", key_id="home"))
     assert keys.check(secret) == Viewer(scope="admin", key_id="home")
     assert keys.list() == []
-    assert Keys(tmp_path / "server" / "keys.sqlite").check(secret) is None
+    with closing(Keys(tmp_path / "server" / "keys.sqlite")) as beside:
+        assert beside.check(secret) is None
     with sqlite3.connect(tmp_path / "server" / "keys.sqlite") as db:
         assert db.execute("SELECT count(*) FROM passes").fetchone() == (0,)
     db.close()
