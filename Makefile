@@ -46,7 +46,7 @@ $(VENV)/dev.stamp: pyproject.toml
 	touch $@ $(VENV)/server.stamp
 
 $(OLDEST)/sdk.stamp: pyproject.toml
-	scripts/venv $(OLDEST) -e '.[server,dev]' 'langchain-core==1.0.0' 'langchain-classic==1.0.0'
+	scripts/venv $(OLDEST) -e '.[server,dev]' 'langchain-core==1.0.0' 'langchain-classic==1.0.0' 'langgraph==1.0.0'
 	touch $@
 
 $(VENV)/chromium: $(VENV)/dev.stamp

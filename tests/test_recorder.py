@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import gc
-import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from chains import ASKED, PROMPT, TURN, chain, config, turns
 from fakemodels import Echo, calling
-from langchain_classic.chains import LLMChain
 from langchain_core.language_models import FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnableParallel, RunnablePassthrough
 from langchain_core.tools import tool
-from parcels import conversations, lines, sent, threads
+from parcels import conversations, lines, sent
 
 from contextwrap import ContextCallbackHandler, configure, session, track_context, wrap
-from contextwrap.client import default_client
-from contextwrap.errors import ConfigurationError
 from contextwrap.recorder import shared_handler
-
-PROMPT = ChatPromptTemplate.from_messages([("system", "be kind"), ("human", "{question}")])
-ASKED = {"question": "hi"}
-TURN = [("user", "hi"), ("assistant", "echo: hi")]
 
 
 @pytest.fixture(autouse=True)
@@ -51,21 +43,6 @@ def clock(zone: str) -> str:
     if zone == "Mars":
         raise ValueError("no clock there")
     return f"noon in {zone}"
-
-
-def chain(**options):
-    """A chain that echoes its question."""
-    return PROMPT | Echo(**options) | StrOutputParser()
-
-
-def turns(home):
-    """The lines of each turn."""
-    return [lines(one) for one in conversations(home)]
-
-
-def config(handler, **metadata):
-    """The handler, and metadata, for one call."""
-    return {"callbacks": [handler], "metadata": metadata}
 
 
 # What is recorded of one run.
@@ -433,42 +410,6 @@ def test_a_wrapped_chain_sees_its_configurable(home):
     assert (one.id, one.user_id) == ("tc", "c")
 
 
-def test_a_history_is_recorded_once(handler, home):
-    """Turns that come with their whole history add only what is new; the system's words come once."""
-    history = [SystemMessage("be kind")]
-    for text in ("one", "two", "three"):
-        history.append(HumanMessage(text))
-        history.append(Echo().invoke(history, config(handler, thread_id="t")))
-    assert threads(home)["t"] == [
-        ("system", "be kind"),
-        *(line for text in ("one", "two", "three") for line in (("user", text), ("assistant", f"echo: {text}"))),
-    ]
-
-
-def test_a_window_of_a_history_is_recorded_once(handler, home):
-    """A memory that forgets the oldest turns adds only what is new all the same."""
-    history = []
-    for text in ("one", "two", "three", "four"):
-        history.append(HumanMessage(text))
-        history.append(Echo().invoke(history[-3:], config(handler, thread_id="t")))
-    assert [text for who, text in threads(home)["t"] if who == "user"] == ["one", "two", "three", "four"]
-
-
-def test_a_repeated_question_is_said_again(handler, home):
-    """Turns without a history that say the same twice said it twice."""
-    for _ in range(2):
-        chain().invoke(ASKED, config(handler, thread_id="t"))
-    assert threads(home)["t"] == TURN * 2
-
-
-def test_a_new_client_hears_a_thread_from_its_beginning(handler, tmp_path):
-    """What one client was told is not left out for the next."""
-    for name in ("one", "two"):
-        configure(home=tmp_path / name)
-        Echo().invoke("hi", config(handler, thread_id="t"))
-        assert threads(tmp_path / name)["t"] == TURN
-
-
 # Many at once.
 
 
@@ -523,75 +464,3 @@ async def test_inline_handlers_take_no_executor(handler, home):
     release.set()
     await asyncio.gather(*busy)
     assert turns(home) == [TURN]
-
-
-# The handler as an object.
-
-
-def test_the_handler_is_one(handler):
-    """Every handler without arguments is the same one, and stays it through copy, deepcopy and pickle."""
-    assert ContextCallbackHandler() is handler
-    assert shared_handler() is handler
-    assert copy.copy(handler) is handler
-    assert copy.deepcopy({"callbacks": [handler]})["callbacks"][0] is handler
-    assert pickle.loads(pickle.dumps(handler)) is handler
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda url: ContextCallbackHandler("t", endpoint=url),
-        lambda url: ContextCallbackHandler(token="t", verbose=False, endpoint=url),
-        lambda url: ContextCallbackHandler(*["t", True], endpoint=url),
-    ],
-)
-def test_the_old_classes_ways_of_making_it(make, home, monkeypatch):
-    """The old class's arguments are taken, and configure the default client when nothing has."""
-    from contextwrap.client import reset_defaults
-
-    reset_defaults()
-    monkeypatch.setenv("CONTEXTWRAP_HOME", str(home))
-    made = make("http://127.0.0.1:1")
-    assert made is shared_handler()
-    assert default_client().settings.endpoint == "http://127.0.0.1:1"
-    assert default_client().settings.token == "t"
-
-
-def test_the_old_ways_token_alone_takes_the_endpoint_from_the_environment(home, monkeypatch):
-    """ContextCallbackHandler(token) goes to the endpoint of the environment, and says what is missing without one."""
-    from contextwrap.client import reset_defaults
-
-    reset_defaults()
-    monkeypatch.setenv("CONTEXTWRAP_HOME", str(home))
-    with pytest.raises(ConfigurationError, match="endpoint"):
-        ContextCallbackHandler("t")
-    monkeypatch.setenv("CONTEXTWRAP_ENDPOINT", "http://127.0.0.1:1")
-    assert ContextCallbackHandler("t") is shared_handler()
-
-
-def test_other_settings_make_another_handler(handler, home, tmp_path):
-    """A handler for another home is its own, and records there; unknown keywords are refused."""
-    other = ContextCallbackHandler(home=tmp_path / "other")
-    assert other is not handler
-    assert ContextCallbackHandler(home=home) is handler
-    chain().invoke(ASKED, config(other))
-    assert turns(home) == []
-    assert turns(tmp_path / "other") == [TURN]
-    assert copy.deepcopy(other) is other
-    with pytest.raises(TypeError):
-        ContextCallbackHandler(endpont="x")
-    other.client.shutdown()
-
-
-@pytest.mark.filterwarnings("ignore:The (class|method):langchain_core._api.LangChainDeprecationWarning")
-def test_the_documented_snippet_runs(handler, home):
-    """The old documentation's LLMChain, with the handler on chain and model, is one turn."""
-    llm = Echo(callbacks=[handler])
-    prompt = ChatPromptTemplate.from_template("a name for {product}")
-    assert LLMChain(llm=llm, prompt=prompt, callbacks=[handler]).run("colorful socks").startswith("echo: a name")
-    LLMChain(llm=Echo(), prompt=prompt, callbacks=[handler]).run("socks")
-    wrap(LLMChain(llm=Echo(), prompt=prompt)).run("shoes")
-    assert [one[-1] for one in turns(home)] == [
-        ("assistant", f"echo: a name for {product}") for product in ("colorful socks", "socks", "shoes")
-    ]
-    assert turns(home)[0][0] == ("user", "a name for colorful socks")
