@@ -63,7 +63,7 @@ def cli() -> None:
 @_home
 def serve(*, host: str, port: int, names: tuple[str, ...], home: Path | None) -> None:
     """Open the dashboard and the Context API on this home's records."""
-    from contextwrap.server.run import serve as run  # noqa: PLC0415  the web server is for this command
+    from contextwrap.server.run import serve as run
 
     run(host=host, port=port, home=_settings(home).home, names=names)
 
@@ -74,7 +74,7 @@ def serve(*, host: str, port: int, names: tuple[str, ...], home: Path | None) ->
 @click.option("--home", type=click.Path(path_type=Path), help="Folder for the demo's records.  [default: a new one]")
 def demo(*, serve: bool, host: str, port: int, home: Path | None) -> None:
     """Record example conversations with a small app, then open the dashboard on them."""
-    from contextwrap.demo import run_demo  # noqa: PLC0415  brings LangChain
+    from contextwrap.demo import run_demo
 
     run_demo(home=home, serve=serve, host=host, port=port)
 
@@ -90,7 +90,7 @@ def import_(*, files: tuple[Path, ...], skip_bad: bool, tenant: str | None, home
     One Context API conversation a line. Importing a file again adds nothing, and a conversation that has grown
     since gets its new messages.
     """
-    from contextwrap.importers.intake import import_files  # noqa: PLC0415  brings the store
+    from contextwrap.importers.intake import import_files
 
     settings = _settings(home, tenant)
     with _progress() as progress:
@@ -126,7 +126,7 @@ def import_(*, files: tuple[Path, ...], skip_bad: bool, tenant: str | None, home
 @_home
 def export(*, form: str, output: Path, tenant: str | None, user: str | None, home: Path | None) -> None:
     """Write every conversation: as JSON Lines that `contextwrap import` reads, or as Parquet with a row a message."""
-    from contextwrap.exporter import export_to  # noqa: PLC0415  brings the store
+    from contextwrap.exporter import export_to
 
     settings = _settings(home, tenant)
     count = export_to(output, form=form, home=settings.home, tenant_id=settings.tenant_id, user_id=user)
@@ -154,9 +154,9 @@ def create_key(*, scope: str, tenant: str, name: str, home: Path | None) -> None
 @_home
 def list_keys(*, home: Path | None) -> None:
     """Show all keys, without the secret."""
-    from rich.console import Console  # noqa: PLC0415  slow to import
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table("ID", "Name", "Scope", "Tenant", "Made", "Last used")
     with _keys(_settings(home)) as kept:
@@ -178,7 +178,7 @@ def revoke_key(*, key_id: str, home: Path | None) -> None:
 
 
 def _keys(settings: Settings) -> closing[Keys]:
-    from contextwrap.server.keys import Keys  # noqa: PLC0415  the server's own
+    from contextwrap.server.keys import Keys
 
     return closing(Keys(settings.home / "server" / "keys.sqlite"))
 
@@ -196,8 +196,8 @@ def _settings(home: Path | None, tenant: str | None = None) -> Settings:
 @contextmanager
 def _progress() -> Iterator[Tell]:
     """A bar a step on stderr, when somebody looks at it."""
-    from rich.console import Console  # noqa: PLC0415  slow to import
-    from rich.progress import Progress, TaskID  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
     tasks: dict[str, TaskID] = {}
     console = Console(stderr=True)

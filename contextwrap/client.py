@@ -14,9 +14,10 @@ import weakref
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self, cast
+from urllib.parse import urlsplit
 
 from contextwrap.errors import OutboxError
-from contextwrap.guard import Guard
+from contextwrap.guard import Guard, logger
 from contextwrap.ids import new_id
 from contextwrap.model import RATINGS, Conversation, Log, RatingMark, Route
 from contextwrap.outbox import LOCAL, Parcel
@@ -92,6 +93,7 @@ class ContextWrap:
         self._closed = False
         if not self.settings.disabled:
             _probe(self.settings.home)
+            _warn_of_the_old_host(self.settings.endpoint)
         _living.add(self)
 
     def now(self) -> datetime:
@@ -336,6 +338,12 @@ def _probe(home: Path) -> None:
         ) from error
     if not os.access(home / "outbox", os.W_OK | os.X_OK):
         raise OutboxError(f"cannot write to {home}: set CONTEXTWRAP_HOME or home= to a folder you may write")
+
+
+def _warn_of_the_old_host(endpoint: str | None) -> None:
+    host = (urlsplit(endpoint).hostname or "") if endpoint else ""
+    if host == "context.ai" or host.endswith(".context.ai"):
+        logger.warning("contextwrap: %s no longer serves the Context API but another company's product", host)
 
 
 def _at_exit() -> None:

@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from contextwrap.errors import ContextwrapError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
@@ -55,5 +57,7 @@ class _Shield:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         if not isinstance(error, Exception) or os.environ.get("CONTEXTWRAP_RAISE") == "1":
             return False
-        self.guard.lost(f"{self.doing}: {type(error).__name__}", detail=str(error))
+        # Only our own errors say nothing of a user's: anybody else's text may quote a transcript.
+        detail = str(error) if isinstance(error, ContextwrapError) else ""
+        self.guard.lost(f"{self.doing}: {type(error).__name__}", detail=detail)
         return True

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final, Self
 
 from contextwrap.errors import OutboxError
 from contextwrap.ids import new_id
+from contextwrap.settings import LOCAL as LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-LOCAL: Final = "local"
 LEASE_SECONDS: Final = 60.0
 
 _SCHEMA_VERSION: Final = 1

@@ -96,7 +96,7 @@ class ContextCallbackHandler(BaseCallbackHandler):
         But not towards `AsyncCallbackManager.on_llm_start`, which drops that event for everybody else when any
         handler is inline (https://github.com/langchain-ai/langchain/issues/39633).
         """
-        return sys._getframe(1).f_code.co_name != "on_llm_start"  # noqa: SLF001  the public way to ask who asks
+        return sys._getframe(1).f_code.co_name != "on_llm_start"  # noqa: SLF001  no public way tells who asks
 
     def __copy__(self) -> Self:
         return self

@@ -109,10 +109,6 @@ class Runs:
                 found.append(root)
         return found
 
-    def open_count(self) -> int:
-        """How many runs are open, roots included."""
-        return len(self._of)
-
     def _close(self, root: Root) -> None:
         """Children may end, and even begin, after their root: they are known by their tombstones."""
         if root.unwatch is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from contextwrap.client import default_client
-from contextwrap.identity import Identity, Scope, Turn, scope_var
+from contextwrap.identity import Identity, Scope, Turn, current_scope, scope_var
 from contextwrap.ids import new_id
 from contextwrap.model import RATINGS
 
@@ -63,7 +63,7 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
         # The handler's hook into LangChain has to be in place before the first run inside.
         from contextwrap import recorder  # noqa: F401, PLC0415  LangChain, 180 ms: on first use, not on import
 
-        outer = scope_var.get()
+        outer = current_scope()
         identity = self._own.over(outer.identity) if outer is not None else self._own
         self.identity = identity if identity.thread_id else Identity(thread_id=new_id()).over(identity)
         if outer is not None and outer.identity.thread_id == self.identity.thread_id:
@@ -101,7 +101,7 @@ def rate(rating: Rating, *, message: str | None = None, thread: str | None = Non
 
     Returns whether it was kept; delivery is not waited for.
     """
-    here = scope_var.get()
+    here = current_scope()
     if message is None and thread is None and here is not None:
         return _rate(here, rating, feedback)
     return default_client().rate(rating, message=message, thread=thread, feedback=feedback)

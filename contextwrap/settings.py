@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from contextwrap.errors import ConfigurationError
+from contextwrap.model import MAX_TENANT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+LOCAL: Final = "local"
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -124,7 +126,7 @@ class Settings:
     def address(self) -> str:
         """Where parcels go: "local", or the endpoint with a fingerprint of the token (never the token)."""
         if self.endpoint is None or self.token is None:
-            return "local"
+            return LOCAL
         return f"{self.endpoint.rstrip('/')}#{hashlib.sha256(self.token.encode()).hexdigest()[:16]}"
 
     def __repr__(self) -> str:
@@ -162,8 +164,8 @@ def _from_environment(setting: Setting, environ: Mapping[str, str]) -> Any:
 
 
 def _check(settings: Settings) -> None:
-    if len(settings.tenant_id) >= 40:  # noqa: PLR2004  the Context API's own bound
-        raise ConfigurationError("tenant_id must be shorter than 40 characters")
+    if len(settings.tenant_id) >= MAX_TENANT:
+        raise ConfigurationError(f"tenant_id must be shorter than {MAX_TENANT} characters")
     if settings.disabled:
         return
     if settings.endpoint is None:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from contextwrap import ContextCallbackHandler
+    from contextwrap.client import ContextWrap
+
 _OURS = ("CONTEXTWRAP_", "CONTEXT_", "GETCONTEXT_")
 
 
@@ -41,3 +44,22 @@ def no_default_client(isolated_environment: Path) -> Iterator[None]:
 def home(tmp_path: Path) -> Path:
     """A contextwrap home that does not exist yet."""
     return tmp_path / "home"
+
+
+@pytest.fixture
+def recording(home: Path) -> Iterator[ContextWrap]:
+    """A default client on `home`; when the test is over the shared handler holds nothing."""
+    from contextwrap.client import configure
+    from contextwrap.recorder import shared_handler
+
+    yield configure(home=home)
+    runs = shared_handler()._runs
+    assert (runs.roots, runs._of) == ({}, {})
+
+
+@pytest.fixture
+def handler(recording: ContextWrap) -> ContextCallbackHandler:
+    """The shared handler, recording to `home`."""
+    from contextwrap import ContextCallbackHandler
+
+    return ContextCallbackHandler()

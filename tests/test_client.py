@@ -270,3 +270,10 @@ async def test_tasks_record_at_once(client, home):
 
     await asyncio.gather(*(work(number) for number in range(50)))
     assert len(conversations(home)) == 50
+
+
+@pytest.mark.parametrize(("host", "warned"), [("api.context.ai", True), ("context.ai", True), ("notcontext.ai", False)])
+def test_the_old_services_host_is_warned_of(home, caplog, host, warned):
+    """Its name answers still, but for another company's product: one line says so, and nothing is refused."""
+    with ContextWrap(endpoint=f"https://{host}", token="t", home=home):
+        assert (f"{host} no longer serves the Context API" in caplog.text) is warned

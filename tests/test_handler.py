@@ -11,25 +11,12 @@ from fakemodels import Echo
 from langchain_classic.chains import LLMChain
 from langchain_core.prompts import ChatPromptTemplate
 
-from contextwrap import ContextCallbackHandler, configure, wrap
+from contextwrap import ContextCallbackHandler, wrap
 from contextwrap.client import default_client
 from contextwrap.errors import ConfigurationError
 from contextwrap.recorder import shared_handler
 
-
-@pytest.fixture(autouse=True)
-def client(home):
-    """A default client, and a handler that holds nothing when the test is over."""
-    yield configure(home=home)
-    handler = shared_handler()
-    assert handler._runs.roots == {}
-    assert handler._runs.open_count() == 0
-
-
-@pytest.fixture
-def handler():
-    """The shared handler."""
-    return ContextCallbackHandler()
+pytestmark = pytest.mark.usefixtures("recording")
 
 
 def test_the_handler_is_one(handler):

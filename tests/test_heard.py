@@ -8,23 +8,9 @@ from fakemodels import Echo
 from langchain_core.messages import HumanMessage, SystemMessage
 from parcels import threads
 
-from contextwrap import ContextCallbackHandler, configure
-from contextwrap.recorder import shared_handler
+from contextwrap import configure
 
-
-@pytest.fixture(autouse=True)
-def client(home):
-    """A default client, and a handler that holds nothing when the test is over."""
-    yield configure(home=home)
-    handler = shared_handler()
-    assert handler._runs.roots == {}
-    assert handler._runs.open_count() == 0
-
-
-@pytest.fixture
-def handler():
-    """The shared handler."""
-    return ContextCallbackHandler()
+pytestmark = pytest.mark.usefixtures("recording")
 
 
 def test_a_history_is_recorded_once(handler, home):

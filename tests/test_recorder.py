@@ -18,23 +18,9 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel, RunnableP
 from langchain_core.tools import tool
 from parcels import conversations, lines, sent
 
-from contextwrap import ContextCallbackHandler, configure, session, track_context, wrap
-from contextwrap.recorder import shared_handler
+from contextwrap import session, track_context, wrap
 
-
-@pytest.fixture(autouse=True)
-def client(home):
-    """A default client, and a handler that holds nothing when the test is over."""
-    yield configure(home=home)
-    handler = shared_handler()
-    assert handler._runs.roots == {}
-    assert handler._runs.open_count() == 0
-
-
-@pytest.fixture
-def handler():
-    """The shared handler."""
-    return ContextCallbackHandler()
+pytestmark = pytest.mark.usefixtures("recording")
 
 
 @tool
@@ -445,14 +431,14 @@ async def test_tasks_do_not_mix(handler, home):
     )
 
 
-def test_many_runs_leave_nothing_behind(handler, client):
+def test_many_runs_leave_nothing_behind(handler, recording):
     """State is kept for runs that are open, and for nothing else."""
     bot = chain()
     for number in range(300):
         bot.invoke({"question": str(number)}, config(handler))
     assert handler._runs.roots == {}
-    assert handler._runs.open_count() == 0
-    assert client.stats().recorded == 300
+    assert handler._runs._of == {}
+    assert recording.stats().recorded == 300
 
 
 async def test_inline_handlers_take_no_executor(handler, home):

@@ -36,7 +36,7 @@ def client(home):
     """The default client, and a handler that holds nothing when the test is over."""
     yield configure(home=home)
     assert shared_handler()._runs.roots == {}
-    assert shared_handler()._runs.open_count() == 0
+    assert shared_handler()._runs._of == {}
 
 
 def chain():

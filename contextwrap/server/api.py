@@ -69,7 +69,7 @@ async def rate(request: Request, sender: Ingester, rated: str) -> Response:
         return house.store.can_rate(rated, tenant_id=sender.tenant_id)
 
     if not await run_in_threadpool(known):
-        raise Refusal(404, "no message and no thread has this id")
+        raise Refusal(404, "no message has this id, and no thread with an answer")
     await _accept(request, sender)
     return _json({"status": "ok"})
 

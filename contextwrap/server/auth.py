@@ -20,8 +20,6 @@ from contextwrap.server.render import html
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Keys", "Viewer", "ingester", "reader", "router", "viewer"]
-
 MAX_FORM: Final = 16 * 1024
 MAX_TRIES: Final = 10
 TRIES_SECONDS: Final = 60.0

@@ -14,10 +14,10 @@ from starlette.requests import Request  # noqa: TC002  FastAPI reads the annotat
 from starlette.responses import Response  # noqa: TC002  likewise
 
 from contextwrap.server import views
-from contextwrap.server.auth import Viewer, viewer
+from contextwrap.server.auth import viewer
 from contextwrap.server.filters import NAMES, FilterError, filters, kept, page_number
+from contextwrap.server.keys import Viewer
 from contextwrap.server.render import error_page, html
-from contextwrap.server.render import mount_static as mount_static
 from contextwrap.store.records import ConversationQuery
 
 if TYPE_CHECKING:

@@ -141,10 +141,10 @@ class DuckDBStore:
         return found[0] if found else None
 
     def can_rate(self, target: str, *, tenant_id: str = "") -> bool:
-        """Whether `target` is the id of a message or of a conversation."""
+        """Whether `target` is the id of a message, or of a conversation with an answer."""
         sql = (
-            "SELECT EXISTS (SELECT 1 FROM messages WHERE tenant_id = $1 AND id = $2)"
-            " OR EXISTS (SELECT 1 FROM conversations WHERE tenant_id = $1 AND id = $2)"
+            "SELECT EXISTS (SELECT 1 FROM messages WHERE tenant_id = $1 AND (id = $2"
+            " OR conversation_id = $2 AND type = 'message' AND role = 'assistant'))"
         )
         with self._reading() as db:
             return bool(_one(db, sql, mend(tenant_id), mend(target))[0])

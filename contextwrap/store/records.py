@@ -146,7 +146,7 @@ class Store(Protocol):
         ...
 
     def can_rate(self, target: str, *, tenant_id: str = "") -> bool:
-        """Whether `target` is the id of a message or of a conversation."""
+        """Whether `target` is the id of a message, or of a conversation that has an answer to rate."""
         ...
 
     def totals(self, *, tenant_id: str = "") -> Totals:

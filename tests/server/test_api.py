@@ -100,8 +100,15 @@ def test_ratings_by_message_and_by_thread(client: ContextAPI) -> None:
     assert [item.rating for item in client.conversation(made["id"]).messages] == [0, 1, 0, 0]
     client.log.update_conversation_thread(made["id"], body=[ThreadMessage(rating=-1), ThreadMessage(rating=0)])
     assert [item.rating for item in client.conversation(made["id"]).messages] == [0, 0, 0, -1]
-    with pytest.raises(ResourceNotFoundError, match=r"\(NotFound\) no message and no thread"):
+    with pytest.raises(ResourceNotFoundError, match=r"\(NotFound\) no message has this id"):
         client.log.update_conversation_thread("nobody", body=[ThreadMessage(rating=1)])
+
+
+def test_a_thread_without_an_answer_cannot_be_rated(client: ContextAPI) -> None:
+    """There is nothing to rate yet: not found, instead of a rating that is acknowledged and then lost."""
+    client.log.conversation_thread(body={"conversation": Thread(id="asked", messages=_said("anybody there?"))})
+    with pytest.raises(ResourceNotFoundError):
+        client.log.update_conversation_thread("asked", body=[ThreadMessage(rating=1)])
 
 
 def test_every_kind_of_row_comes_back_with_what_it_came_with(http: httpx.Client, client: ContextAPI) -> None:

@@ -85,8 +85,10 @@ def test_a_filter_follows_a_new_mark(store):
 
 
 def test_what_can_be_rated_is_known(store):
-    """Messages and conversations of the tenant can be rated, nothing else."""
+    """Messages, and conversations with an answer, of the tenant can be rated, nothing else."""
     say(store, thread("t", bot("a", id="m"), tenant="x"))
+    say(store, thread("asked", user("anybody?"), tenant="x"))
+    assert not store.can_rate("asked", tenant_id="x")
     assert [store.can_rate(target, tenant_id="x") for target in ("t", "m", "n", "")] == [True, True, False, False]
     assert not store.can_rate("t")
 
