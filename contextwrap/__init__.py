@@ -25,11 +25,14 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from contextwrap.client import ContextWrap, configure, flush, shutdown
+    from contextwrap.client import ContextWrap, configure, flush, forget, shutdown
     from contextwrap.errors import ConfigurationError, ContextwrapError
-    from contextwrap.recorder import ContextCallbackHandler
+    from contextwrap.handler import ContextCallbackHandler
+    from contextwrap.instrumenting import in_session, instrument, uninstrument
+    from contextwrap.ratings import rate_by_token, rating_token
     from contextwrap.sessions import rate, session
-    from contextwrap.tracking import track_context, wrap
+    from contextwrap.tracking import track_context
+    from contextwrap.wrapping import wrap
 
 __version__: Final = "0.1.0"
 
@@ -41,25 +44,37 @@ __all__ = [
     "__version__",
     "configure",
     "flush",
+    "forget",
+    "in_session",
+    "instrument",
     "rate",
+    "rate_by_token",
+    "rating_token",
     "session",
     "shutdown",
     "track_context",
+    "uninstrument",
     "wrap",
 ]
 
 _HOMES: Final = {
     "ConfigurationError": "errors",
-    "ContextCallbackHandler": "recorder",
+    "ContextCallbackHandler": "handler",
     "ContextWrap": "client",
     "ContextwrapError": "errors",
     "configure": "client",
     "flush": "client",
+    "forget": "client",
+    "in_session": "instrumenting",
+    "instrument": "instrumenting",
     "rate": "sessions",
+    "rate_by_token": "ratings",
+    "rating_token": "ratings",
     "session": "sessions",
     "shutdown": "client",
     "track_context": "tracking",
-    "wrap": "tracking",
+    "uninstrument": "instrumenting",
+    "wrap": "wrapping",
 }
 
 

@@ -133,6 +133,40 @@ def export(*, form: str, output: Path, tenant: str | None, user: str | None, hom
     click.echo(f"{count} conversations", err=True)
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+@click.option("--send/--no-send", default=True, show_default=True, help="Send a test conversation and read it back.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Seconds that each step over the network may take.",
+)
+@_tenant
+@_home
+def doctor(*, as_json: bool, send: bool, timeout: float, tenant: str | None, home: Path | None) -> None:
+    """Check versions, settings, the outbox and the way to the server, and say what to do.
+
+    The test conversation is of the user contextwrap-doctor. What waits in the outbox is not touched. The exit code
+    is 1 when something does not work.
+    """
+    from rich.console import Console
+
+    from contextwrap.doctor import diagnose
+    from contextwrap.doctor.checks import works
+    from contextwrap.doctor.show import show, to_json
+
+    checks = diagnose({"home": home, "tenant_id": tenant}, timeout=timeout, send=send)
+    if as_json:
+        found = list(checks)
+        click.echo(to_json(found))
+    else:
+        found = show(checks, Console())
+    if not works(found):
+        raise SystemExit(1)
+
+
 @cli.group()
 def keys() -> None:
     """API keys: who may send, read or administer."""

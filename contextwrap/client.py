@@ -1,7 +1,8 @@
-"""ContextWrap: settings, outbox and courier as one thing, and the default one that decorators find late.
+"""ContextWrap: settings and a place for what is recorded as one thing, and the default one that decorators find late.
 
 `record` and `rate` end with one append to the outbox: when they return, the record is on disk. They never
-raise into the host's call; what could not be kept is counted in `stats()`.
+raise into the host's call; what could not be kept is counted in `stats()`. This is the one way out of the app:
+sampling, consent, the API's bounds and redaction all apply here, in this order, before anything is written.
 """
 
 from __future__ import annotations
@@ -11,53 +12,46 @@ import atexit
 import os
 import threading
 import weakref
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from contextwrap.errors import OutboxError
+from contextwrap.bounds import bounded, bounded_id, parts
 from contextwrap.guard import Guard, logger
-from contextwrap.ids import new_id
+from contextwrap.ids import derived_id, new_id
+from contextwrap.keeping import FlushResult, Keep, OutboxKeep
 from contextwrap.model import RATINGS, Conversation, Log, RatingMark, Route
-from contextwrap.outbox import LOCAL, Parcel
+from contextwrap.sampling import sample_key, sampled
 from contextwrap.settings import Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import Literal
 
-    from contextwrap.courier import Courier
     from contextwrap.model import Rating
-    from contextwrap.outbox import Outbox
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlushResult:
-    """What a flush left behind: parcels delivered by this process so far, still waiting, and dead letters.
-
-    In local mode everything waits, on disk, until `contextwrap serve` takes it.
-    """
-
-    delivered: int
-    pending: int
-    dead: int
+    from contextwrap.redaction import Choice, Redact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What this process recorded so far, and what it lost, by reason."""
+    """What this process recorded so far, what it left out as it was told to, and what it lost; by reason."""
 
     recorded: int
+    skipped: Mapping[str, int]
     lost: Mapping[str, int]
 
 
 class ContextWrap:
     """Records conversations. Use the default one through `configure`, or make your own.
 
-    Every keyword is a row of `contextwrap.settings.TABLE`; `clock` answers the time of what is recorded
-    without one (aware; default: now). Raises ConfigurationError for settings that cannot work and OutboxError
-    for a home that cannot be written.
+    Every keyword up to `allow_http` is a row of `contextwrap.settings.TABLE`. `consent(user_id, thread_id)` says
+    whether a conversation may be recorded; one that raises says no. `clock` answers the time of what is recorded
+    without one (aware; default: now). `keep` is where records go, instead of an outbox on disk; then the
+    environment is not read. Raises ConfigurationError for settings that cannot work and OutboxError for a home
+    that cannot be written.
     """
 
     def __init__(
@@ -68,9 +62,14 @@ class ContextWrap:
         home: str | Path | None = None,
         tenant_id: str | None = None,
         disabled: bool | None = None,
+        redact: Choice = None,
+        sample: float | None = None,
+        sample_by: Literal["user", "thread"] | None = None,
         exit_timeout: float | None = None,
         allow_http: bool | None = None,
+        consent: Callable[[str | None, str | None], bool] | None = None,
         clock: Callable[[], datetime] | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self.settings: Settings = load(
             {
@@ -79,20 +78,25 @@ class ContextWrap:
                 "home": home,
                 "tenant_id": tenant_id,
                 "disabled": disabled,
+                "redact": redact,
+                "sample": sample,
+                "sample_by": sample_by,
                 "exit_timeout": exit_timeout,
                 "allow_http": allow_http,
-            }
+            },
+            environ=os.environ if keep is None else {},
         )
+        self._redact = _redactor(self.settings.redact)
+        self._consent = consent
         self._clock = clock or _now
         self.guard = Guard()
         self._recorded = 0
-        self._opening = threading.Lock()
+        self._skipped: Counter[str] = Counter()
         self._counting = threading.Lock()
-        self._outbox: Outbox | None = None
-        self._courier: Courier | None = None
         self._closed = False
-        if not self.settings.disabled:
-            _probe(self.settings.home)
+        self._keep: Keep | None = keep
+        if keep is None and not self.settings.disabled:
+            self._keep = OutboxKeep(self.settings)
             _warn_of_the_old_host(self.settings.endpoint)
         _living.add(self)
 
@@ -103,19 +107,21 @@ class ContextWrap:
     def record(self, conversation: Conversation) -> Conversation | None:
         """Keep the conversation's messages; to one with an id of before they are appended.
 
-        Returns it with every id filled in, or None when it could not be kept.
+        Returns it with every id filled in, or None when it was left out or could not be kept.
         """
         with self.guard("record"):
-            log = Log(route=Route.THREAD, tenant_id=self.settings.tenant_id, conversation=conversation)
-            if not self._accepts("record"):
+            keep = self._accepts("record")
+            if keep is None:
                 return None
             key = new_id()
-            sealed = log.sealed(key=key, at=self._clock())
-            assert sealed.conversation is not None
-            self._put(sealed, key=key, lane=sealed.conversation.id or key)
+            conversation = replace(conversation, id=conversation.id or derived_id(key, "thread"))
+            if not self._may_record(conversation):
+                return None
+            allowed = self._redacted(bounded(conversation, lost=self.guard.lost))
+            sealed = [self._put(keep, part) for part in parts(allowed)]
             with self._counting:
                 self._recorded += 1
-            return sealed.conversation
+            return replace(allowed, messages=tuple(message for part in sealed for message in part.messages))
         return None
 
     def rate(
@@ -134,44 +140,49 @@ class ContextWrap:
             self.guard.lost("rate: there is no answer to rate")
             return False
         with self.guard("rate"):
-            if not self._accepts("rate"):
+            keep = self._accepts("rate")
+            if keep is None:
                 return False
-            mark = RatingMark(rating=rating, feedback=feedback)
-            log = Log(route=Route.RATING, tenant_id=self.settings.tenant_id, rated=target, marks=(mark,))
-            self._put(log, key=new_id(), lane=thread or target)
+            mark = RatingMark(rating=rating, feedback=self._redacted_feedback(feedback))
+            rated, lane = (bounded_id(text, lost=self.guard.lost) for text in (target, thread or target))
+            log = Log(route=Route.RATING, tenant_id=self.settings.tenant_id, rated=rated, marks=(mark,))
+            keep.put(log, key=new_id(), lane=lane, at=self._clock().timestamp())
             return True
         return False
+
+    def forget(self, user_id: str) -> int:
+        """Drop what still waits of this user in the home's outboxes, with their threads; says how many parcels went.
+
+        What a server has received is for the server to erase.
+        """
+        with self.guard("forget"):
+            return self._keep.forget(str(user_id)) if self._keep is not None else 0
+        return 0
 
     def flush(self, timeout: float = 10.0) -> FlushResult:
         """Deliver what waits, for at most `timeout` seconds; says what became of it."""
         with self.guard("flush"):
-            if self._courier is not None:
-                self._courier.flush(timeout)
-            if self._outbox is not None:
-                counts = self._outbox.counts()
-                delivered = self._courier.delivered if self._courier else 0
-                return FlushResult(delivered=delivered, pending=counts.pending, dead=counts.dead)
-        return FlushResult(delivered=0, pending=0, dead=0)
+            return self._keep.flush(timeout) if self._keep is not None else FlushResult()
+        return FlushResult()
 
     async def aflush(self, timeout: float = 10.0) -> FlushResult:  # noqa: ASYNC109  the same word as flush
         """`flush`, without blocking the event loop."""
         return await asyncio.to_thread(self.flush, timeout)
 
     def stats(self) -> Stats:
-        """What was recorded and what was lost, since this client was made."""
-        return Stats(recorded=self._recorded, lost=self.guard.counts())
+        """What was recorded, left out and lost, since this client was made."""
+        with self._counting:
+            return Stats(recorded=self._recorded, skipped=dict(self._skipped), lost=self.guard.counts())
 
     def shutdown(self, timeout: float | None = None) -> FlushResult:
         """Flush within `timeout` seconds (default: exit_timeout) and stop; the rest stays on disk."""
         if self._closed:
-            return FlushResult(delivered=0, pending=0, dead=0)
+            return FlushResult()
         result = self.flush(self.settings.exit_timeout if timeout is None else timeout)
         self._closed = True
-        with self.guard("shutdown"), self._opening:
-            if self._courier is not None:
-                self._courier.stop(0.2)
-            if self._outbox is not None:
-                self._outbox.close(discard_if_empty=True)
+        with self.guard("shutdown"):
+            if self._keep is not None:
+                self._keep.close()
         return result
 
     def __enter__(self) -> Self:
@@ -180,61 +191,66 @@ class ContextWrap:
     def __exit__(self, *_: object) -> None:
         self.shutdown()
 
-    def _accepts(self, doing: str) -> bool:
-        if self._closed and not self.settings.disabled:
+    def _accepts(self, doing: str) -> Keep | None:
+        if self.settings.disabled:
+            return None
+        if self._closed:
             self.guard.lost(f"{doing}: after shutdown")
-        return not (self._closed or self.settings.disabled)
+            return None
+        return self._keep
 
-    def _put(self, log: Log, *, key: str, lane: str) -> None:
-        outbox = self._outbox or self._open()
-        request = log.to_request()
-        outbox.put(
-            [
-                Parcel(
-                    key=key,
-                    address=self.settings.address,
-                    lane=f"{log.tenant_id}/{lane}",
-                    method=request.method,
-                    target=request.target,
-                    body=request.body,
-                    created_at=self._clock().timestamp(),
-                )
-            ]
-        )
-        if self._courier is not None:
-            self._courier.wake()
+    def _may_record(self, conversation: Conversation) -> bool:
+        if not sampled(sample_key(conversation, self.settings.sample_by), self.settings.sample):
+            return self._skip("not sampled")
+        if self._consent is None:
+            return True
+        try:
+            return bool(self._consent(conversation.user_id, conversation.id)) or self._skip("no consent")
+        except Exception as error:  # noqa: BLE001  the host's callable may raise anything, and then says no
+            self.guard.lost(f"consent: {type(error).__name__}")
+            return False
 
-    def _open(self) -> Outbox:
-        from contextwrap.outbox import Outbox  # noqa: PLC0415  sqlite3 is not needed to import an app
+    def _skip(self, reason: str) -> bool:
+        with self._counting:
+            self._skipped[reason] += 1
+        return False
 
-        with self._opening:
-            if self._outbox is None:
-                settings = self.settings
-                remote = settings.address != LOCAL
-                outbox = Outbox.create(settings.home / "outbox", checkpoints=not remote)
-                if remote:
-                    from contextwrap.courier import Courier  # noqa: PLC0415
-                    from contextwrap.transport import ContextTransport  # noqa: PLC0415
+    def _redacted(self, conversation: Conversation) -> Conversation:
+        if self._redact is None:
+            return conversation
+        from contextwrap.redaction import bare, redacted  # noqa: PLC0415  6 ms of patterns, for who wants them
 
-                    # An address that is not local has both.
-                    endpoint, token = cast("str", settings.endpoint), cast("str", settings.token)
-                    transport = ContextTransport(endpoint=endpoint, token=token)
-                    self._courier = Courier(outbox=outbox, address=settings.address, transport=transport)
-                self._outbox = outbox
-            return self._outbox
+        try:
+            return redacted(conversation, self._redact)
+        except Exception as error:  # noqa: BLE001  the host's callable may raise anything: then nothing is said
+            self.guard.lost(f"redact: {type(error).__name__}")
+            return bare(conversation)
+
+    def _redacted_feedback(self, feedback: str | None) -> str | None:
+        if self._redact is None or feedback is None:
+            return feedback
+        try:
+            return self._redact(feedback)
+        except Exception as error:  # noqa: BLE001  likewise
+            self.guard.lost(f"redact: {type(error).__name__}")
+            return None
+
+    def _put(self, keep: Keep, conversation: Conversation) -> Conversation:
+        key = new_id()
+        log = Log(route=Route.THREAD, tenant_id=self.settings.tenant_id, conversation=conversation)
+        sealed = log.sealed(key=key, at=self._clock())
+        assert sealed.conversation is not None
+        keep.put(sealed, key=key, lane=sealed.conversation.id or key, at=self._clock().timestamp())
+        return sealed.conversation
 
     def _after_fork(self) -> None:
-        """In a child of fork: the parent's file, thread and locks are the parent's."""
-        if self._outbox is not None:
-            self._outbox.forsake()
-        if self._courier is not None:
-            self._courier.forsake()
-        self._opening = threading.Lock()
+        """In a child of fork: what the parent holds, locks included, is the parent's."""
+        if self._keep is not None:
+            self._keep.forsake()
         self._counting = threading.Lock()
         self.guard = Guard()
-        self._outbox = None
-        self._courier = None
         self._recorded = 0
+        self._skipped = Counter()
 
 
 class _Default:
@@ -252,13 +268,17 @@ def configure(
     home: str | Path | None = None,
     tenant_id: str | None = None,
     disabled: bool | None = None,
+    redact: Choice = None,
+    sample: float | None = None,
+    sample_by: Literal["user", "thread"] | None = None,
     exit_timeout: float | None = None,
     allow_http: bool | None = None,
+    consent: Callable[[str | None, str | None], bool] | None = None,
     clock: Callable[[], datetime] | None = None,
 ) -> ContextWrap:
     """Make the default client anew, for all that is wrapped already and all that will be.
 
-    The one before is shut down. Raises ConfigurationError and OutboxError, like ContextWrap.
+    The one before is shut down. The keywords are ContextWrap's; raises ConfigurationError and OutboxError like it.
     """
     client = ContextWrap(
         endpoint=endpoint,
@@ -266,15 +286,25 @@ def configure(
         home=home,
         tenant_id=tenant_id,
         disabled=disabled,
+        redact=redact,
+        sample=sample,
+        sample_by=sample_by,
         exit_timeout=exit_timeout,
         allow_http=allow_http,
+        consent=consent,
         clock=clock,
     )
-    with _default.lock:
-        before, _default.client = _default.client, client
+    before = exchange_default(client)
     if before is not None:
         before.shutdown()
     return client
+
+
+def exchange_default(client: ContextWrap | None) -> ContextWrap | None:
+    """Make this the default client, and answer the one before, which is left as it is."""
+    with _default.lock:
+        before, _default.client = _default.client, client
+    return before
 
 
 def default_client() -> ContextWrap:
@@ -298,8 +328,7 @@ def is_configured() -> bool:
 
 def reset_defaults() -> None:
     """Shut the default client down and forget it, as tests want it."""
-    with _default.lock:
-        client, _default.client = _default.client, None
+    client = exchange_default(None)
     if client is not None:
         client.shutdown()
 
@@ -307,6 +336,11 @@ def reset_defaults() -> None:
 def flush(timeout: float = 10.0) -> FlushResult:
     """Deliver what the default client holds; see `ContextWrap.flush`."""
     return default_client().flush(timeout)
+
+
+def forget(user_id: str) -> int:
+    """Drop what still waits of this user; see `ContextWrap.forget`."""
+    return default_client().forget(user_id)
 
 
 def shutdown(timeout: float | None = None) -> FlushResult:
@@ -319,7 +353,10 @@ def _from_environment() -> ContextWrap:
     with guard("start"):
         return ContextWrap()
     # Everything said, so that nothing is read from the environment that has just failed.
-    idle = ContextWrap(disabled=True, home=".", tenant_id="", exit_timeout=0.0, allow_http=False)
+    idle = ContextWrap(
+        disabled=True, home=".", tenant_id="", redact=False, sample=1.0, sample_by="user", exit_timeout=0.0,
+        allow_http=False,
+    )  # fmt: skip
     idle.guard = guard
     return idle
 
@@ -328,16 +365,12 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _probe(home: Path) -> None:
-    """Make the home's folder, or say now what recording would say later."""
-    try:
-        (home / "outbox").mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise OutboxError(
-            f"cannot write to {home} ({error.strerror}): set CONTEXTWRAP_HOME or home= to a folder you may write"
-        ) from error
-    if not os.access(home / "outbox", os.W_OK | os.X_OK):
-        raise OutboxError(f"cannot write to {home}: set CONTEXTWRAP_HOME or home= to a folder you may write")
+def _redactor(choice: Any) -> Redact | None:
+    if not choice:
+        return None
+    from contextwrap.redaction import redactor  # noqa: PLC0415  see above
+
+    return redactor(choice)
 
 
 def _warn_of_the_old_host(endpoint: str | None) -> None:

@@ -3,6 +3,7 @@
     ContextwrapError
     ├── ConfigurationError   a setting is missing or wrong; raised at configure/wrap time, says what to do
     ├── OutboxError          the outbox cannot be opened or written; the message names the path
+    ├── TokenError           a rating token cannot be made, or is not good (any more)
     ├── WireError            a request is not of the Context API's form; the server answers 400 with it
     ├── ImportFileError      a line of an imported file is bad; carries the line's number
     └── HomeInUseError       another server or importer works on this home; the message names it
@@ -23,6 +24,10 @@ class ConfigurationError(ContextwrapError):
 
 class OutboxError(ContextwrapError):
     """The durable queue cannot be opened or written: look at the path and the disk it names."""
+
+
+class TokenError(ContextwrapError):
+    """A rating token cannot be made, or is not good (any more): have a new one issued."""
 
 
 class WireError(ContextwrapError):

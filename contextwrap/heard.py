@@ -19,18 +19,18 @@ MAX_MARKS: Final = 256
 
 @dataclass(slots=True)
 class Memory:
-    """Marks of one thread: the system's words once each, all else in order."""
+    """Marks of one thread: what is said once only (the system's words, a state's answers), and all else in order."""
 
     spoken: list[int] = field(default_factory=list)
-    system: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    once: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
     def first_time(self, mark: int) -> bool:
-        """Whether the system says this for the first time."""
-        if mark in self.system:
+        """Whether this is said for the first time."""
+        if mark in self.once:
             return False
-        self.system[mark] = None
-        if len(self.system) > MAX_MARKS:
-            self.system.popitem(last=False)
+        self.once[mark] = None
+        if len(self.once) > MAX_MARKS:
+            self.once.popitem(last=False)
         return True
 
 
@@ -48,18 +48,32 @@ class Heard:
         turns all come out right. A summarised history is new.
         """
         with self._lock:
-            memory = self._threads.pop(thread, Memory())
-            self._threads[thread] = memory
-            while len(self._threads) > MAX_THREADS:
-                self._threads.popitem(last=False)
+            memory = self._memory(thread)
             spoken = [message for message in said if message.role != "system"]
             marks = list(map(_mark, spoken))
             longest = min(len(memory.spoken), len(marks))
             repeated = next((size for size in range(longest, 0, -1) if memory.spoken[-size:] == marks[:size]), 0)
-            memory.spoken = [*memory.spoken, *marks[repeated:], *map(_mark, then)][-MAX_MARKS:]
+            memory.spoken = [*memory.spoken, *marks[repeated:], *map(_mark, filter(_repeatable, then))][-MAX_MARKS:]
             new = {id(message) for message in spoken[repeated:]}
             new |= {id(message) for message in said if message.role == "system" and memory.first_time(_mark(message))}
         return tuple(message for message in said if id(message) in new)
+
+    def first_time(self, thread: str, answer: str) -> bool:
+        """Whether the thread gets the answer of this id for the first time."""
+        with self._lock:
+            return self._memory(thread).first_time(hash(answer))
+
+    def _memory(self, thread: str) -> Memory:
+        memory = self._threads.pop(thread, Memory())
+        self._threads[thread] = memory
+        while len(self._threads) > MAX_THREADS:
+            self._threads.popitem(last=False)
+        return memory
+
+
+def _repeatable(message: Message) -> bool:
+    """Whether a history may bring it again: events and calls that nobody answered are in none."""
+    return message.type == "message" or (message.type == "tool" and message.observation is not None)
 
 
 def _mark(message: Message) -> int:

@@ -1,19 +1,28 @@
 """Who is speaking, and where: the identity of the current scope, in one ContextVar.
 
 `sessions` sets it, `recorder` reads it once at the start of each root run. Everything here is immutable but
-`Turn`, which remembers the last answer so that it can be rated.
+`Turn`, which remembers the last answer so that it can be rated, and `Activity`, which says whether anything was
+recorded.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+from contextwrap.ids import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from uuid import UUID
 
     from contextwrap.model import Rating
+
+Capture: TypeAlias = Literal["content", "metadata", "off"]
+"""What is kept of a conversation: all, all but the words, or nothing."""
+
+CAPTURES: Final = ("content", "metadata", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,31 +33,76 @@ class Identity:
     thread_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    capture: Capture = "content"
 
     def over(self, outer: Identity) -> Identity:
-        """This identity, with what it does not say taken from `outer`."""
+        """This identity, with what it does not say taken from `outer`; the one that captures less decides on that."""
         return Identity(
             user_id=self.user_id or outer.user_id,
             thread_id=self.thread_id or outer.thread_id,
             metadata={**outer.metadata, **self.metadata},
             tags=tuple(dict.fromkeys((*outer.tags, *self.tags))),
+            capture=max(self.capture, outer.capture, key=CAPTURES.index),
         )
 
 
 @dataclass(slots=True)
 class Turn:
-    """The last answer recorded in a session, and a rating that came before it."""
+    """The last answer recorded in a session, the id promised to the next, and a rating that came before it."""
 
     answer_id: str | None = None
     early: tuple[Rating, str | None] | None = None
+    _promised: list[str] = field(default_factory=list)
+
+    def promise(self) -> str:
+        """The id of the last answer; before there is one, the id that it will have."""
+        return self.answer_id or self.promise_next()
+
+    def promise_next(self) -> str:
+        """The id that the next answer will have, so that it can be told before the answer is there."""
+        if not self._promised:
+            self._promised.append(new_id())
+        return self._promised[-1]
+
+    def answer_takes(self) -> str:
+        """The id for the answer that is recorded now; a promised one goes to one answer only."""
+        try:
+            return self._promised.pop()
+        except IndexError:
+            return new_id()
+
+
+@dataclass(slots=True)
+class Activity:
+    """Whether anything was recorded in a scope, or in one inside it."""
+
+    outer: Activity | None = None
+    any: bool = False
+
+    def note(self) -> None:
+        """Something is recorded here."""
+        node: Activity | None = self
+        while node is not None and not node.any:
+            node.any = True
+            node = node.outer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """An identity and the turn its answers are remembered in."""
+    """An identity and the turn its answers are remembered in.
+
+    `parent` is the run around it, in another thread. One that was not `asked` for, by a session, only carries that.
+    """
 
     identity: Identity
     turn: Turn
+    activity: Activity = field(default_factory=Activity)
+    parent: UUID | None = None
+    asked: bool = True
+
+    def below(self, parent: UUID | None) -> Scope:
+        """The same scope, as seen from a thread that LangChain's own context does not reach."""
+        return replace(self, parent=parent or self.parent)
 
 
 def current_scope() -> Scope | None:

@@ -32,6 +32,9 @@ MAX_TENANT: Final = 40
 MAX_METADATA_KEYS: Final = 64
 MAX_METADATA_VALUE: Final = 4096
 MAX_ID: Final = 256
+MAX_MESSAGES: Final = 1000
+MAX_TEXT: Final = 1_000_000
+MAX_DEPTH: Final = 64
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -234,6 +237,11 @@ class Log:
         raise WireError(f"{request.method} {parts.path} is not a log route")
 
 
+def has_half_characters(text: str) -> bool:
+    """Whether it holds lone surrogates, which no URL and no UTF-8 can carry."""
+    return _SURROGATE.search(text) is not None
+
+
 def to_json(value: object) -> bytes:
     """Compact JSON in UTF-8; lone surrogates, which UTF-8 cannot carry, stay escaped."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
@@ -299,7 +307,7 @@ def _id(value: object, where: str) -> str | None:
     text = _text(value, where)
     if text is not None and not 0 < len(text) <= MAX_ID:
         raise WireError(f"{where} must have 1 to {MAX_ID} characters")
-    if text is not None and _SURROGATE.search(text):
+    if text is not None and has_half_characters(text):
         raise WireError(f"{where} has half of a character in it")
     return text
 

@@ -182,6 +182,25 @@ class Outbox:
         with self._transaction() as db:
             db.execute("UPDATE parcels SET dead = 1, attempts = attempts + 1, reason = ? WHERE seq = ?", (reason, seq))
 
+    def purge(self, chosen: Callable[[Parcel], bool]) -> int:
+        """Drop the chosen parcels and all others of their lanes, dead letters too; their bytes leave the file.
+
+        Returns how many went.
+        """
+        with self._using() as db:
+            db.execute("PRAGMA secure_delete = ON")
+        with self._transaction() as db:
+            rows = db.execute(f"SELECT {_COLUMNS} FROM parcels")  # noqa: S608  constants only
+            lanes = {(parcel.address, parcel.lane) for parcel in map(_parcel, rows) if chosen(parcel)}
+            before = db.total_changes
+            db.executemany("DELETE FROM parcels WHERE address = ? AND lane = ?", sorted(lanes))
+            gone = db.total_changes - before
+        with self._using() as db, suppress(sqlite3.OperationalError):
+            # Pages that were free before hold what was delivered; while somebody else reads, they stay.
+            db.execute("VACUUM")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return gone
+
     def counts(self, address: str | None = None) -> Counts:
         """How many wait and how many are dead, for one address or for all."""
         with self._using() as db:

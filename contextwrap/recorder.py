@@ -1,93 +1,96 @@
-"""ContextCallbackHandler: collects one root run at a time and hands it to the client as one turn.
+"""Recorder: listens to LangChain, collects one root run at a time and logs it as one turn.
 
 State is kept per root run only (`runs`) and gone when the root ends. Handlers are called in the host's own
 thread, so nothing here does more than dict work, until the root ends and the turn is appended to the outbox.
+
+Once there is something to record anywhere in the process, the `Listener` hears every run through LangChain's
+configure hook: only so is the whole chain around a wrapped model known, and every Runnable derived from it. A
+root is logged when a session is around it, or when a run inside it carries a handler (`handler`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
+import re
 import sys
-import threading
 import time
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
-from weakref import WeakKeyDictionary, WeakSet
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
+from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
 from contextwrap import transcript
-from contextwrap.client import ContextWrap, configure, default_client, is_configured
-from contextwrap.heard import Heard
+from contextwrap.client import default_client
 from contextwrap.identity import Identity, Scope, Turn, current_scope
-from contextwrap.ids import new_id
-from contextwrap.model import Conversation, Message
-from contextwrap.runs import Root, Runs
+from contextwrap.model import Message
+from contextwrap.runs import Client, Root, Runs
+from contextwrap.turns import Spoken, log_turn
+from contextwrap.whose import WRAPPED, another, explicit, found, found_ids, in_headers
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from uuid import UUID
+    from collections.abc import Mapping
 
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
 
-Handler = TypeVar("Handler", bound="ContextCallbackHandler")
-
-USER_KEYS: Final = ("user_id",)
-THREAD_KEYS: Final = ("thread_id", "session_id", "conversation_id")
+    from contextwrap.guard import Guard
 
 
-class ContextCallbackHandler(BaseCallbackHandler):
-    """LangChain's callback handler for contextwrap.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the start of a run tells of where it belongs; `here` is the session it begins in."""
 
-    Without arguments it is the one shared handler, and every such call answers the same instance. With a
-    token or endpoint it configures the default client, if nothing has yet, or else has a client of its own.
-    `verbose` is accepted for the old class's sake. Raises ConfigurationError for settings that cannot work.
+    run_id: UUID
+    parent: UUID | None
+    metadata: Mapping[str, Any]
+    tags: list[str]
+    here: Scope | None
+
+    @property
+    def wants(self) -> tuple[Client, ...]:
+        """Who wants a run that carries no handler but says in its metadata that it is wrapped."""
+        return (None,) if WRAPPED in self.metadata else ()
+
+    def root(self) -> Root:
+        """The run as a root; one in a session is wanted."""
+        scope = self.here or Scope(identity=Identity(), turn=Turn())
+        identity = explicit(self.metadata).over(scope.identity).over(found(self.metadata, self.tags))
+        scope = replace(scope, identity=identity)
+        root = Root(run_id=self.run_id, scope=scope, around=self.here, started_at=default_client().now())
+        if hook.everywhere or (self.here is not None and self.here.asked):
+            root.wanted[None] = None
+        return root
+
+    def apart(self, root: Root, *, wanted: bool) -> bool:
+        """Inside a run that nobody asked for, a session or a user of one's own begins a conversation."""
+        if root.wanted:
+            return False
+        here = self.here
+        if here is not None and here.asked and (root.around is None or here.identity is not root.around.identity):
+            return True
+        return wanted and another(found_ids(self.metadata), root.scope.identity.over(found_ids(None)))
+
+
+class Recorder(BaseCallbackHandler):
+    """What hears LangChain's events; all recorders of the process share the open `runs`.
+
+    `wants` are the clients that get the roots this recorder was given to on purpose.
     """
 
     raise_error = False
-
-    def __new__(
-        cls,
-        token: str | None = None,
-        verbose: bool = False,  # noqa: FBT001, FBT002  the old class's own signature
-        *,
-        endpoint: str | None = None,
-        home: str | Path | None = None,
-    ) -> Self:
-        """The shared handler, or one for other settings."""
-        if token is None and endpoint is None and home is None:
-            return _shared_for(cls)
-        if not is_configured():
-            configure(token=token, endpoint=endpoint, home=home)
-            return _shared_for(cls)
-        client = ContextWrap(token=token, endpoint=endpoint, home=home)
-        if client.settings == default_client().settings:
-            return _shared_for(cls)
-        return _make(cls, client)
-
-    def __init__(
-        self,
-        token: str | None = None,
-        verbose: bool = False,  # noqa: FBT001, FBT002  the old class's own signature
-        *,
-        endpoint: str | None = None,
-        home: str | Path | None = None,
-    ) -> None:
-        """All is done in `__new__`: the shared handler must not begin anew."""
-
-    _client: ContextWrap | None
-    _runs: Runs
-    _heard: WeakKeyDictionary[ContextWrap, Heard]
+    runs: ClassVar[Runs] = Runs()
+    wants: tuple[Client, ...] = ()
 
     @property
-    def client(self) -> ContextWrap:
-        """Where the turns go: this handler's own client, or the default one as it is now."""
-        return self._client or default_client()
+    def guard(self) -> Guard:
+        """What keeps our failures from the host."""
+        return default_client().guard
 
     @property
     def run_inline(self) -> bool:  # type: ignore[override]  # a plain attribute there
@@ -96,7 +99,10 @@ class ContextCallbackHandler(BaseCallbackHandler):
         But not towards `AsyncCallbackManager.on_llm_start`, which drops that event for everybody else when any
         handler is inline (https://github.com/langchain-ai/langchain/issues/39633).
         """
-        return sys._getframe(1).f_code.co_name != "on_llm_start"  # noqa: SLF001  no public way tells who asks
+        frame = sys._getframe(1)  # noqa: SLF001  no public way tells who asks
+        # Before Python 3.12 a comprehension is a frame of its own.
+        asking = frame.f_back if frame.f_code.co_name == "<listcomp>" and frame.f_back is not None else frame
+        return asking.f_code.co_name != "on_llm_start"
 
     def __copy__(self) -> Self:
         return self
@@ -104,8 +110,11 @@ class ContextCallbackHandler(BaseCallbackHandler):
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
-    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
-        return (type(self), ())
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def on_chain_start(
         self,
@@ -116,30 +125,32 @@ class ContextCallbackHandler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         metadata: dict[str, Any] | None = None,
         tags: list[str] | None = None,
-        **_: Any,
+        **kwargs: Any,
     ) -> None:
         """A chain begins: a root, or one below it."""
-        with self.client.guard("on_chain_start"):
-            root = self._begin(run_id, parent_run_id, metadata, tags, rootable=True)
-            if root is not None and root.run_id == run_id:
+        with self.guard("on_chain_start"):
+            # `map()` is no conversation: each of its inputs is one.
+            rootable = not str(kwargs.get("name")).startswith("RunnableEach<")
+            root, began = self._begin(_start(run_id, parent_run_id, metadata, tags), rootable=rootable)
+            if root is not None and began and root.run_id == run_id:
                 root.streaming = _is_placeholder(inputs)
                 root.said = None if root.streaming else transcript.said(inputs)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
         """A chain has ended; with the root the turn is complete."""
-        with self.client.guard("on_chain_end"):
-            root = self._runs.end(run_id)
+        with self.guard("on_chain_end"):
+            root = self.runs.end(run_id, voice=self)
             if root is not None:
                 if root.streaming and inputs is not None:
                     root.said = transcript.said(inputs)
                 # A sync stream that is broken off ends its root first, as if all were well.
                 interrupted = root.streaming and bool(root.open)
-                self._record(root, outputs, interrupted=interrupted)
+                self._log(root, outputs, interrupted=interrupted)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
         """A chain has failed, was cancelled or abandoned."""
-        with self.client.guard("on_chain_error"):
-            root = self._runs.end(run_id)
+        with self.guard("on_chain_error"):
+            root = self.runs.end(run_id, voice=self)
             if root is not None:
                 if root.streaming and inputs is not None:
                     root.said = transcript.said(inputs)
@@ -157,9 +168,9 @@ class ContextCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chat model is asked."""
-        with self.client.guard("on_chat_model_start"):
+        with self.guard("on_chat_model_start"):
             asked = transcript.rows(messages[0]) if messages else ()
-            self._ask(run_id, parent_run_id, metadata, tags, asked, kwargs)
+            self._ask(run_id, _start(run_id, parent_run_id, metadata, tags), asked, serialized, kwargs)
 
     def on_llm_start(
         self,
@@ -173,20 +184,20 @@ class ContextCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A completion model is asked."""
-        with self.client.guard("on_llm_start"):
+        with self.guard("on_llm_start"):
             asked = tuple(Message(role="user", message=prompt) for prompt in prompts[:1])
-            self._ask(run_id, parent_run_id, metadata, tags, asked, kwargs)
+            self._ask(run_id, _start(run_id, parent_run_id, metadata, tags), asked, serialized, kwargs)
 
     def on_llm_new_token(self, token: object, *, run_id: UUID, **_: Any) -> None:
         """A model streams: kept in case the stream is broken off."""
-        root = self._runs.of(run_id)
+        root = self.runs.told(run_id, self)
         if root is not None and isinstance(token, str):
             root.partial.append(token)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """A model has answered."""
-        with self.client.guard("on_llm_end"):
-            root = self._runs.of(run_id)
+        with self.guard("on_llm_end"):
+            root = self.runs.told(run_id, self)
             if root is None:
                 return
             metadata, params = root.prompted.pop(run_id, ({}, {}))
@@ -194,17 +205,17 @@ class ContextCallbackHandler(BaseCallbackHandler):
             root.facts |= transcript.model_facts(response, metadata, params)
             for key, count in transcript.usage(response).items():
                 root.usage[key] = root.usage.get(key, 0) + count
-            if self._runs.end(run_id) is not None:
-                self._record(root, transcript.answer_message(response) or root.completion)
+            if self.runs.end(run_id, voice=self) is not None:
+                self._log(root, transcript.answer_message(response) or root.completion)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A model has failed, was cancelled or abandoned."""
-        with self.client.guard("on_llm_error"):
-            known = self._runs.of(run_id)
+        with self.guard("on_llm_error"):
+            known = self.runs.told(run_id, self)
             if known is not None and not _broken_off(error):
                 known.failures += 1
                 known.partial.clear()
-            root = self._runs.end(run_id)
+            root = self.runs.end(run_id, voice=self)
             if root is not None:
                 self._fail(root, error)
 
@@ -219,20 +230,22 @@ class ContextCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A tool is called; one that no chain called is nobody's conversation."""
-        with self.client.guard("on_tool_start"):
-            root = self._begin(run_id, parent_run_id, None, None, rootable=False)
-            if root is not None:
+        with self.guard("on_tool_start"):
+            root, began = self._begin(
+                _start(run_id, parent_run_id, kwargs.get("metadata"), kwargs.get("tags")), rootable=False
+            )
+            if root is not None and began:
                 name = (serialized or {}).get("name") or kwargs.get("name") or "tool"
                 root.calls[run_id] = (str(name), input_str if inputs is None else inputs)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         """A tool has answered."""
-        with self.client.guard("on_tool_end"):
+        with self.guard("on_tool_end"):
             self._tool(run_id, output, failed=False)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A tool has failed."""
-        with self.client.guard("on_tool_error"):
+        with self.guard("on_tool_error"):
             self._tool(run_id, f"{type(error).__name__}: {error}", failed=True)
 
     def on_retriever_start(
@@ -242,156 +255,181 @@ class ContextCallbackHandler(BaseCallbackHandler):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
-        **_: Any,
+        **kwargs: Any,
     ) -> None:
         """A retriever searches: known only so that what runs below it finds its root."""
-        with self.client.guard("on_retriever_start"):
-            self._begin(run_id, parent_run_id, None, None, rootable=False)
+        with self.guard("on_retriever_start"):
+            self._begin(_start(run_id, parent_run_id, kwargs.get("metadata"), kwargs.get("tags")), rootable=False)
 
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **_: Any) -> None:
         """A retriever has found."""
-        self._runs.end(run_id)
+        self.runs.end(run_id, voice=self)
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A retriever has failed."""
-        self._runs.end(run_id)
+        self.runs.end(run_id, voice=self)
 
-    def _begin(
-        self,
-        run_id: UUID,
-        parent: UUID | None,
-        metadata: Mapping[str, Any] | None,
-        tags: list[str] | None,
-        *,
-        rootable: bool,
-    ) -> Root | None:
-        """The root that `run_id` belongs to, perhaps itself; None for a run of no conversation."""
-
-        def make() -> Root:
-            return Root(run_id=run_id, scope=_scope(metadata, tags), started_at=self.client.now())
-
-        root = self._runs.begin(run_id, parent, make=make if rootable else None)
-        if root is not None and root.run_id == run_id:
-            for lost in self._runs.overdue():
-                self._record(lost, None, interrupted=True)
-        return root
+    def _begin(self, start: Start, *, rootable: bool) -> tuple[Root | None, bool]:
+        """The root that a run belongs to, perhaps itself; and whether the run begins with this event."""
+        if start.here is not None:
+            start.here.activity.note()
+        wants = self.wants or start.wants
+        root, began = self.runs.begin(
+            start.run_id,
+            start.parent,
+            voice=self,
+            make=start.root if rootable else None,
+            apart=functools.partial(start.apart, wanted=bool(wants)),
+        )
+        if root is None:
+            return None, False
+        root.wanted |= dict.fromkeys(wants)
+        if root.run_id != start.run_id:
+            _learn(root, start, carried=bool(wants))
+        elif began:
+            for lost in self.runs.overdue():
+                self._log(lost, None, interrupted=True)
+        return root, began
 
     def _ask(
         self,
         run_id: UUID,
-        parent: UUID | None,
-        metadata: Mapping[str, Any] | None,
-        tags: list[str] | None,
+        start: Start,
         asked: tuple[Message, ...],
+        serialized: Mapping[str, Any] | None,
         kwargs: Mapping[str, Any],
     ) -> None:
-        root = self._begin(run_id, parent, metadata, tags, rootable=True)
-        if root is None:
+        root, began = self._begin(start, rootable=True)
+        if root is None or not began:
             return
         params = kwargs.get("invocation_params") or {}
-        root.prompted[run_id] = (metadata or {}, params)
-        root.scope = _with_headers(root.scope, params)
+        root.prompted[start.run_id] = (start.metadata, params)
+        if root.scope.identity.user_id is None:
+            root.scope = replace(root.scope, identity=root.scope.identity.over(in_headers(params, serialized)))
         # Tokens are those of the model that speaks now.
         root.partial.clear()
         if not root.asked:
             root.asked = asked
-        if root.run_id == run_id:
+        if root.run_id == start.run_id:
             root.said = asked
-            self._watch(root)
+            self._watch(root, run_id)
 
-    def _watch(self, root: Root) -> None:
-        """A cancelled model call ends no run: its task's end has to."""
+    def _watch(self, root: Root, run_id: UUID) -> None:
+        """A cancelled model call ends no run: the end of its task has to, or that of the run's own id.
+
+        LangChain keeps the id for as long as the call is under way, and nobody else needs to; we keep a copy.
+        """
+
+        def over(_: object = None) -> None:
+            with self.guard("task end"):
+                if self.runs.close(root):
+                    self._log(root, None, interrupted=True)
+
         try:
             task = asyncio.current_task()
         except RuntimeError:
+            task = None
+        if task is None:
             return
+        loop = task.get_loop()
+
+        def gone(_: object) -> None:
+            # Whatever code happens to run now has to be left before anything is recorded.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(over)
+
+        root.watched = weakref.ref(run_id, gone)
         # `abatch` starts its runs in tasks of the callback manager's own, over before the run has begun.
-        if task is None or _managers_own(task):
-            return
-
-        def over(_: asyncio.Task[Any]) -> None:
-            with self.client.guard("task end"):
-                if self._runs.end(root.run_id) is not None:
-                    self._record(root, None, interrupted=True)
-
-        task.add_done_callback(over)
-        root.unwatch = lambda: task.remove_done_callback(over)
+        if not _managers_own(task):
+            task.add_done_callback(over)
+            root.unwatch = functools.partial(task.remove_done_callback, over)
 
     def _tool(self, run_id: UUID, result: object, *, failed: bool) -> None:
-        root = self._runs.of(run_id)
+        root = self.runs.told(run_id, self)
         if root is not None:
             name, call = root.calls.pop(run_id, ("tool", None))
             root.tools.append(transcript.tool_row(name=name, call=call, result=result, failed=failed))
-        self._runs.end(run_id)
+        self.runs.end(run_id, voice=self)
 
     def _fail(self, root: Root, error: BaseException) -> None:
         if _broken_off(error):
-            self._record(root, None, interrupted=True)
+            self._log(root, None, interrupted=True)
         else:
-            self._record(root, None, error=error)
+            self._log(root, None, error=error)
 
-    def _record(
+    def _log(
         self, root: Root, outputs: object, *, interrupted: bool = False, error: BaseException | None = None
     ) -> None:
-        """Hand the turn to the client: what is new of what was said, the tools, then the answer or the error."""
-        scope = root.scope
-        heard = root.said if root.said is not None else root.asked
+        """Log the turn for all who want it; a root that nobody asked for is forgotten."""
+        if not root.wanted:
+            return
+        attempts = max(root.attempts, root.failures + (error is None))
         if interrupted:
             answer: str | None = "".join(root.partial)
         elif error is not None:
             answer = None
         else:
             answer = transcript.answered(outputs) if outputs is not None else root.completion or None
-        last = () if error is not None or answer is None else (self._answer(root, answer, interrupted=interrupted),)
-        failed = () if error is None else (transcript.error_row(error),)
-        thread = scope.identity.thread_id or new_id()
-        # What another client was told, this one has not heard.
-        memory = self._heard.setdefault(self.client, Heard())
-        news = memory.news(thread, heard, (*root.tools, *last)) if scope.identity.thread_id else heard
-        begun = (replace(item, event_timestamp=root.started_at) for item in news)
-        messages = (*begun, *root.tools, *transcript.calls(outputs), *failed, *last)
-        if not messages:
-            return
-        kept = self.client.record(Conversation(id=thread, metadata=_conversation_metadata(root), messages=messages))
-        if kept is not None and last:
-            self._remember_answer(scope, thread, kept.messages[-1])
-
-    def _answer(self, root: Root, answer: str, *, interrupted: bool) -> Message:
-        facts = dict(root.facts)
-        facts |= {key: str(count) for key, count in root.usage.items()}
-        facts["latency_ms"] = str(round((time.monotonic() - root.started) * 1000))
-        if root.failures:
-            facts["attempts"] = str(root.failures + 1)
-        if interrupted:
-            facts["interrupted"] = "true"
-        return Message(role="assistant", message=answer, metadata=facts)
-
-    def _remember_answer(self, scope: Scope, thread: str, answer: Message) -> None:
-        early, scope.turn.early = scope.turn.early, None
-        scope.turn.answer_id = answer.id
-        if early is not None:
-            self.client.rate(early[0], message=answer.id, thread=thread, feedback=early[1])
+        failed = () if error is None else (transcript.error_row(error, attempts=attempts),)
+        spoken = Spoken(
+            heard=root.said if root.said is not None else root.asked,
+            between=(*root.tools, *transcript.calls(outputs), *failed),
+            answer=None if answer is None else _answer(root, answer, interrupted=interrupted, attempts=attempts),
+            source=transcript.source(outputs),
+        )
+        clients = [client or default_client() for client in root.wanted]
+        log_turn(spoken, root.scope, begun_at=root.started_at, clients=clients)
 
 
-def shared_handler() -> ContextCallbackHandler:
-    """The one handler that everything wrapped shares."""
-    return ContextCallbackHandler()
+def _start(run_id: UUID, parent: UUID | None, metadata: Mapping[str, Any] | None, tags: list[str] | None) -> Start:
+    # A copy of the id: the one that LangChain made is watched for its end.
+    return Start(UUID(int=run_id.int), parent, metadata or {}, tags or [], current_scope())
 
 
-def _make(cls: type[Handler], client: ContextWrap | None) -> Handler:
-    handler = object.__new__(cls)
-    handler._client = client
-    handler._runs = Runs()
-    handler._heard = WeakKeyDictionary()
-    _living.add(handler)
-    return handler
+def _learn(root: Root, start: Start, *, carried: bool) -> None:
+    """What a run below says of whose the root is: all of it from one that carries a handler, else only ids."""
+    attempts = [int(tag.rpartition(":")[2]) for tag in start.tags if _ATTEMPT.fullmatch(tag)]
+    root.attempts = max([root.attempts, *attempts])
+    scope, here = root.scope, start.here
+    if here is not None and root.around is None and here.turn is not scope.turn:
+        # A session that begins inside the root is the root's, its ratings too.
+        scope = replace(scope, turn=here.turn, identity=scope.identity.over(here.identity))
+    if carried:
+        known = scope.identity.over(found(start.metadata, start.tags))
+        scope = replace(scope, identity=explicit(start.metadata).over(known))
+    elif root.wanted and (scope.identity.user_id is None or scope.identity.thread_id is None):
+        scope = replace(scope, identity=scope.identity.over(found_ids(start.metadata)))
+    root.scope = scope
 
 
-def _shared_for(cls: type[Handler]) -> Handler:
-    with _making:
-        if cls not in _shared:
-            _shared[cls] = _make(cls, None)
-        return cast("Handler", _shared[cls])
+class Listener(Recorder):
+    """Hears everything, and wants nothing for itself."""
+
+    def __reduce__(self) -> str:
+        return "listener"
+
+
+class Hook:
+    """Answers LangChain's question for an ambient handler: the listener, once there may be anything to record."""
+
+    def __init__(self) -> None:
+        self.listening = False
+        self.everywhere = False
+
+    def get(self) -> Listener | None:
+        """The listener or None, as a ContextVar of LangChain's would."""
+        return listener if self.listening or self.everywhere or current_scope() is not None else None
+
+
+def _answer(root: Root, text: str, *, interrupted: bool, attempts: int) -> Message:
+    facts = dict(root.facts)
+    facts |= {key: str(count) for key, count in root.usage.items()}
+    facts["latency_ms"] = str(round((time.monotonic() - root.started) * 1000))
+    if attempts > 1:
+        facts["attempts"] = str(attempts)
+    if interrupted:
+        facts["interrupted"] = "true"
+    return Message(role="assistant", message=text, metadata=facts)
 
 
 def _is_placeholder(inputs: object) -> bool:
@@ -400,46 +438,6 @@ def _is_placeholder(inputs: object) -> bool:
         case {"input": str(text), **more}:
             return not text and not more
     return False
-
-
-def _scope(metadata: Mapping[str, Any] | None, tags: list[str] | None) -> Scope:
-    """Whose run this is, read once at its start: session > run metadata > configurable."""
-    around = current_scope()
-    config = var_child_runnable_config.get() or {}
-    places = (metadata or {}, config.get("configurable") or {})
-    found = Identity(user_id=_first(USER_KEYS, places), thread_id=_first(THREAD_KEYS, places), tags=tuple(tags or ()))
-    if around is None:
-        return Scope(identity=found, turn=Turn())
-    return Scope(identity=around.identity.over(found), turn=around.turn)
-
-
-def _with_headers(scope: Scope, params: Mapping[str, Any]) -> Scope:
-    """The scope, with the user from the model's own headers when nobody else has said who it is."""
-    headers = params.get("extra_headers") or params.get("headers")
-    user = _first(USER_KEYS, (headers,)) if isinstance(headers, Mapping) else None
-    if user is None or scope.identity.user_id is not None:
-        return scope
-    return replace(scope, identity=replace(scope.identity, user_id=user))
-
-
-def _first(keys: tuple[str, ...], places: tuple[Mapping[str, Any], ...]) -> str | None:
-    for place in places:
-        for key in keys:
-            if place.get(key) is not None:
-                return str(place[key])
-    return None
-
-
-def _conversation_metadata(root: Root) -> dict[str, str]:
-    identity = root.scope.identity
-    metadata = {key: str(value)[:4096] for key, value in identity.metadata.items()}
-    if identity.user_id is not None:
-        metadata["user_id"] = identity.user_id
-    if identity.tags:
-        metadata["tags"] = ",".join(identity.tags)
-    if "model" in root.facts:
-        metadata.setdefault("model", root.facts["model"])
-    return metadata
 
 
 def _managers_own(task: asyncio.Task[Any]) -> bool:
@@ -452,24 +450,14 @@ def _broken_off(error: BaseException) -> bool:
     return isinstance(error, (GeneratorExit, asyncio.CancelledError))
 
 
-class _SessionHook:
-    """Answers LangChain's question for an ambient handler: ours, inside a session."""
-
-    def get(self) -> ContextCallbackHandler | None:
-        return shared_handler() if current_scope() is not None else None
-
-
 def _in_child() -> None:
     """In a child of fork: open runs are the parent's, and so are locks that its threads held."""
-    for handler in list(_living):
-        handler._runs = Runs()  # noqa: SLF001
-        handler._heard = WeakKeyDictionary()  # noqa: SLF001
+    Recorder.runs = Runs()
 
 
-_making = threading.Lock()
-_shared: dict[type[Any], Any] = {}
-_living: WeakSet[ContextCallbackHandler] = WeakSet()
-_hook: Any = _SessionHook()
-register_configure_hook(_hook, inheritable=True)
+_ATTEMPT: Final = re.compile(r"retry:attempt:\d{1,9}")
+listener: Final = Listener()
+hook: Final = Hook()
+register_configure_hook(cast("Any", hook), inheritable=True)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)

@@ -8,22 +8,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from contextwrap.client import default_client
-from contextwrap.identity import Identity, Scope, Turn, current_scope, scope_var
+from contextwrap.errors import ConfigurationError
+from contextwrap.identity import CAPTURES, Activity, Identity, Scope, Turn, current_scope, scope_var
 from contextwrap.ids import new_id
-from contextwrap.model import RATINGS
+from contextwrap.model import RATINGS, ROLES, Message
+from contextwrap.turns import Spoken, log_turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextvars import Token
     from types import TracebackType
 
-    from contextwrap.model import Rating
+    from contextwrap.identity import Capture
+    from contextwrap.model import Rating, Role
 
 
 class session:  # noqa: N801  a scope, read as `with session(...)`
     """A scope for one user's conversation, as `with` or `async with`.
 
-    Without a `thread_id` the scope is a thread of its own. `metadata` values are stored as text.
+    Without a `thread_id` the scope is a thread of its own. `metadata` values are stored as text. `capture` says
+    what is kept: "content" everything, "metadata" all but the words, "off" nothing; inside another session the
+    one that keeps less decides. Raises ConfigurationError for another `capture`.
     """
 
     def __init__(
@@ -33,51 +38,106 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
         thread_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         tags: Iterable[str] = (),
+        capture: Capture = "content",
     ) -> None:
+        if capture not in CAPTURES:
+            raise ConfigurationError(f"capture is one of {', '.join(CAPTURES)}, not {capture!r}")
         self._own = Identity(
             user_id=None if user_id is None else str(user_id),
             thread_id=None if thread_id is None else str(thread_id),
             metadata={str(key): str(value) for key, value in (metadata or {}).items() if value is not None},
-            tags=tuple(str(tag) for tag in tags),
+            tags=(tags,) if isinstance(tags, str) else tuple(str(tag) for tag in tags),
+            capture=capture,
         )
-        self.identity = self._own
-        self.turn = Turn()
+        self._scope = Scope(identity=self._own, turn=Turn())
         self._tokens: list[Token[Scope | None]] = []
+
+    @staticmethod
+    def current() -> session | None:
+        """The innermost session of this context, to rate or add to; None outside of any."""
+        scope = current_scope()
+        if scope is None:
+            return None
+        here = session()
+        here._scope = scope
+        return here
 
     @property
     def user_id(self) -> str | None:
         """Whose session this is."""
-        return self.identity.user_id
+        return self._scope.identity.user_id
 
     @property
     def thread_id(self) -> str:
         """The thread everything inside is recorded in."""
-        return self.identity.thread_id or ""
+        return self._scope.identity.thread_id or ""
+
+    @property
+    def answer_id(self) -> str:
+        """The message id of the last answer recorded here; before there is one, the id it will have."""
+        return self._scope.turn.promise()
 
     def rate(self, rating: Rating, *, feedback: str | None = None) -> bool:
         """Rate the last answer recorded here (-1, 0, +1); before there is one, the next. Waits for nothing."""
-        return _rate(Scope(identity=self.identity, turn=self.turn), rating, feedback)
+        return _rate(self._scope, rating, feedback)
+
+    def add_message(self, role: Role, message: str) -> str | None:
+        """Record a message that LangChain does not know of; returns its id, or None when it cannot be kept.
+
+        One of the role "assistant" is the last answer from now on.
+        """
+        with default_client().guard("add_message"):
+            if role not in ROLES:
+                default_client().guard.lost(f"add_message: a role is one of {', '.join(ROLES)}")
+                return None
+            row = Message(role=role, message=str(message), id=new_id())
+            if role == "assistant":
+                log_turn(Spoken(answer=row), self._scope)
+                self._scope.activity.note()
+                return self._scope.turn.answer_id
+            log_turn(Spoken(between=(row,)), self._scope)
+            self._scope.activity.note()
+            return row.id
+        return None
+
+    def event(self, name: str, metadata: Mapping[str, Any] | None = None) -> None:
+        """Record that something happened in the conversation: `name`, and what is to be known of it as text."""
+        with default_client().guard("event"):
+            noted = {str(key): str(value) for key, value in (metadata or {}).items() if value is not None}
+            row = Message(role="system", type="event", name=str(name), id=new_id(), metadata=noted)
+            log_turn(Spoken(between=(row,)), self._scope)
 
     def enter(self) -> Self:
         """Begin the scope; `leave` ends it. Prefer `with`."""
-        # The handler's hook into LangChain has to be in place before the first run inside.
-        from contextwrap import recorder  # noqa: F401, PLC0415  LangChain, 180 ms: on first use, not on import
+        # The hook into LangChain has to be in place before the first run inside.
+        from contextwrap import streams  # noqa: F401, PLC0415  LangChain, 180 ms: on first use, not on import
 
         outer = current_scope()
         identity = self._own.over(outer.identity) if outer is not None else self._own
-        self.identity = identity if identity.thread_id else Identity(thread_id=new_id()).over(identity)
-        if outer is not None and outer.identity.thread_id == self.identity.thread_id:
-            self.turn = outer.turn
-        self._tokens.append(scope_var.set(Scope(identity=self.identity, turn=self.turn)))
+        if not identity.thread_id:
+            # Entered again it is the same conversation.
+            identity = Identity(thread_id=self._scope.identity.thread_id or new_id()).over(identity)
+        turn = self._scope.turn
+        if outer is not None and outer.identity.thread_id == identity.thread_id:
+            turn = outer.turn
+        activity = Activity(outer=outer.activity if outer is not None else None)
+        parent = outer.parent if outer is not None else None
+        self._scope = Scope(identity=identity, turn=turn, activity=activity, parent=parent)
+        self._tokens.append(scope_var.set(self._scope))
         return self
 
     def leave(self) -> None:
         """End the scope that `enter` began."""
-        try:
-            scope_var.reset(self._tokens.pop())
-        except ValueError:
-            # Left in another Context than entered (a framework moved the generator): there it never was set.
+        for token in reversed(self._tokens):
+            try:
+                scope_var.reset(token)
+            except ValueError:
+                # Entered in another Context (a framework moved the generator, tasks share the session).
+                continue
+            self._tokens.remove(token)
             return
+        # Left in another Context than entered: there it never was set.
+        self._tokens.pop()
 
     def __enter__(self) -> Self:
         return self.enter()

@@ -9,7 +9,7 @@ import hashlib
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from contextwrap.errors import ConfigurationError
@@ -94,6 +94,27 @@ TABLE: Final = (
         help="1 records nothing and starts nothing",
     ),
     Setting(
+        name="redact",
+        variables=("CONTEXTWRAP_REDACT",),
+        default=lambda: None,
+        parse=str,
+        help="what is masked before it is written: names of rules (`email,card`), `all`, or in code a callable",
+    ),
+    Setting(
+        name="sample",
+        variables=("CONTEXTWRAP_SAMPLE",),
+        default=lambda: 1.0,
+        parse=float,
+        help="which share of users or threads is recorded, 0 to 1; the same ones in every process",
+    ),
+    Setting(
+        name="sample_by",
+        variables=("CONTEXTWRAP_SAMPLE_BY",),
+        default=lambda: "user",
+        parse=str,
+        help="what is sampled: `user` (a thread, where nobody is named) or `thread`",
+    ),
+    Setting(
         name="exit_timeout",
         variables=("CONTEXTWRAP_EXIT_TIMEOUT",),
         default=lambda: 2.0,
@@ -119,6 +140,9 @@ class Settings:
     home: Path
     tenant_id: str
     disabled: bool
+    redact: Any
+    sample: float
+    sample_by: Literal["user", "thread"]
     exit_timeout: float
     allow_http: bool
 
@@ -166,8 +190,15 @@ def _from_environment(setting: Setting, environ: Mapping[str, str]) -> Any:
 def _check(settings: Settings) -> None:
     if len(settings.tenant_id) >= MAX_TENANT:
         raise ConfigurationError(f"tenant_id must be shorter than {MAX_TENANT} characters")
-    if settings.disabled:
-        return
+    if not 0 <= settings.sample <= 1:
+        raise ConfigurationError(f"sample is a share from 0 to 1, not {settings.sample!r}")
+    if settings.sample_by not in {"user", "thread"}:
+        raise ConfigurationError(f"sample_by is user or thread, not {settings.sample_by!r}")
+    if not settings.disabled:
+        _check_endpoint(settings)
+
+
+def _check_endpoint(settings: Settings) -> None:
     if settings.endpoint is None:
         if settings.token is not None:
             raise ConfigurationError(

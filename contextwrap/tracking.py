@@ -1,243 +1,252 @@
-"""wrap and track_context: both only bring the one shared handler into reach, and change nothing else.
+"""track_context: each call of a function is a session, and nothing else about the function changes.
 
-`wrap` goes through LangChain's own seams, so that what comes out is what went in: a copy of a model, tool or
-classic chain with the handler among its `callbacks`; `with_config` on a compiled graph; a binding with a config
-factory on any other Runnable. A proxy would lose itself in every method that returns a new Runnable.
+What is decorated stays what it was: a proxy stands for a function, a method stays Python's own, a class and a
+classmethod are the same object with tracked functions in them. LangChain is imported at the first call.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
-import string
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 import wrapt
-from langchain_core.callbacks import BaseCallbackManager
-from langchain_core.language_models import BaseLanguageModel
-from langchain_core.runnables import Runnable, RunnableBinding
-from langchain_core.runnables.base import RunnableBindingBase
 
 from contextwrap.client import default_client
 from contextwrap.errors import ConfigurationError
-from contextwrap.recorder import THREAD_KEYS, USER_KEYS, shared_handler
-from contextwrap.sessions import session
+from contextwrap.fields import Fields, Labels, Value, labels
+from contextwrap.identity import current_scope
 
 if TYPE_CHECKING:
-    from langchain_core.runnables import RunnableConfig
+    from collections.abc import Awaitable, Callable, Mapping
 
-P = ParamSpec("P")
-R = TypeVar("R")
-AnyRunnable = TypeVar("AnyRunnable", bound=Runnable[Any, Any])
-Said: TypeAlias = str | Callable[[Mapping[str, Any]], Any] | None
-"""A constant, a format field over the arguments ("{request.user.id}"), or a callable over them by name."""
+    from contextwrap.calls import Call
+    from contextwrap.identity import Capture
 
-
-def wrap(runnable: AnyRunnable) -> AnyRunnable:
-    """The same Runnable, recorded: every root run of it becomes one turn of a conversation.
-
-    The original is left as it is; wrapping twice is wrapping once. Raises ConfigurationError for what is no
-    Runnable.
-    """
-    if not isinstance(runnable, Runnable):
-        raise ConfigurationError(
-            f"wrap() takes a LangChain Runnable, not {type(runnable).__name__}; for functions use @track_context"
-        )
-    wrapped: Any = runnable
-    if "callbacks" in getattr(type(runnable), "model_fields", {}):
-        wrapped = _with_handler(runnable)
-    elif isinstance(runnable, RunnableBindingBase):
-        if _recorded not in runnable.config_factories:
-            factories = [*runnable.config_factories, _recorded]
-            wrapped = runnable.model_copy(update={"config_factories": factories})
-    elif _is_graph(runnable):
-        callbacks = (getattr(runnable, "config", None) or {}).get("callbacks")
-        if not _has_handler(callbacks):
-            wrapped = runnable.with_config(callbacks=[shared_handler()])
-    else:
-        wrapped = RunnableBinding(bound=runnable, config_factories=[_recorded])
-    return cast("AnyRunnable", wrapped)
+Tracked = TypeVar(
+    "Tracked", bound="Callable[..., Any] | classmethod[Any, ..., Any] | staticmethod[..., Any]"
+)  # fmt: skip
 
 
 @overload
-def track_context(function: Callable[P, R], /) -> Callable[P, R]: ...
+def track_context(function: Tracked, /) -> Tracked: ...
 
 
 @overload
 def track_context(
     *,
-    user_id: Said = None,
-    thread_id: Said = None,
-    metadata: Mapping[str, Said] | None = None,
-    tags: Iterable[str] = (),
-) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+    user_id: Value = None,
+    thread_id: Value = None,
+    metadata: Mapping[str, Value] | None = None,
+    tags: Labels = (),
+    capture: Capture = "content",
+) -> Callable[[Tracked], Tracked]: ...
 
 
 def track_context(
-    function: Callable[P, R] | None = None,
+    function: Tracked | None = None,
     /,
     *,
-    user_id: Said = None,
-    thread_id: Said = None,
-    metadata: Mapping[str, Said] | None = None,
-    tags: Iterable[str] = (),
-) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function or coroutine function: each call of it is a `session`.
+    user_id: Value = None,
+    thread_id: Value = None,
+    metadata: Mapping[str, Value] | None = None,
+    tags: Labels = (),
+    capture: Capture = "content",
+) -> Tracked | Callable[[Tracked], Tracked]:
+    """Decorate a function of any kind, a method, a callable object or a class: each call of it is a `session`.
 
-    `user_id`, `thread_id` and the values of `metadata` are each a constant, a format field over the arguments
-    in Python's own syntax (`"{request.user.id}"`, `"{payload[user]}"`; no braces, no lookup) or a callable that
-    gets the arguments by name as a mapping. A value that cannot be found is left out and counted. Raises
-    ConfigurationError at decoration for a field that names no argument.
+    `user_id`, `thread_id`, the values of `metadata` and each of `tags` are a constant, a format field over the
+    arguments in Python's own syntax (`"{request.user.id}"`, `"{payload[user]}"`, `"{kwargs[user]}"`; no braces, no
+    lookup) or a callable that gets the arguments by name as a mapping; `tags` may be one callable for all. A value
+    that cannot be found is left out and counted. `capture` is a session's.
+
+    A generator, and a stream, awaitable or streaming response that is returned, belongs to the call until it has
+    been read; generators run in a Context of their own. A call in which LangChain has no part is itself the turn:
+    its text arguments, its result. Of a class the public functions are tracked; one of LangChain Runnables is
+    `wrap`ped. Raises ConfigurationError at decoration for a field that names no argument.
     """
-    said = {"user_id": user_id, "thread_id": thread_id}
-    noted = dict(metadata or {})
-    labels = tuple(tags)
+    fields = Fields(
+        user_id=user_id, thread_id=thread_id, metadata=dict(metadata or {}), tags=labels(tags), capture=capture
+    )
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        _check(function, [*said.values(), *noted.values()])
-        signature = inspect.signature(function)
-        looks_up = any(callable(value) or _names(value) for value in [*said.values(), *noted.values()])
-
-        def scope(instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> session:
-            arguments: Mapping[str, Any] = {}
-            if looks_up:
-                with default_client().guard("track_context"):
-                    given = args if instance is None else (instance, *args)
-                    bound = signature.bind(*given, **kwargs)
-                    bound.apply_defaults()
-                    arguments = bound.arguments
-            return session(
-                user_id=_found(said["user_id"], arguments),
-                thread_id=_found(said["thread_id"], arguments),
-                metadata={key: _found(value, arguments) for key, value in noted.items()},
-                tags=labels,
-            )
-
-        if inspect.iscoroutinefunction(function):
-
-            async def tracked_async(
-                wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-            ) -> Any:
-                with scope(instance, args, kwargs):
-                    return await wrapped(*args, **kwargs)
-
-            return cast("Callable[P, R]", _Tracked(function, tracked_async))
-
-        def tracked(
-            wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> Any:
-            with scope(instance, args, kwargs):
-                return wrapped(*args, **kwargs)
-
-        return cast("Callable[P, R]", _Tracked(function, tracked))
+    def decorate(function: Tracked) -> Tracked:
+        return cast("Tracked", _tracked(function, fields))
 
     return decorate if function is None else decorate(function)
 
 
-class _Tracked(wrapt.FunctionWrapper[..., Any]):
-    """A tracked function; copied and pickled as functions are, which wrapt leaves to us."""
+def _tracked(target: Any, fields: Fields) -> Any:
+    if isinstance(target, (classmethod, staticmethod)):
+        return type(target)(_tracked(target.__func__, fields))
+    runnables = sys.modules.get("langchain_core.runnables")
+    if inspect.isclass(target):
+        if runnables is not None and issubclass(target, runnables.Runnable):
+            return _runnable(target, fields)
+        return _class(target, fields)
+    if not callable(target) or (runnables is not None and isinstance(target, runnables.Runnable)):
+        raise ConfigurationError(
+            f"@track_context goes on functions and classes, not on {type(target).__name__}; "
+            "for a LangChain Runnable use wrap()"
+        )
+    call = inspect.getattr_static(type(target), "__call__")
+    if isinstance(call, FunctionType) and not inspect.isroutine(target):
+        return _TrackedObject(target, fields)
+    return _Tracked(target, fields)
+
+
+def _class(kind: type[Any], fields: Fields) -> type[Any]:
+    """The same class, its public functions tracked; of the fields each gets those that it has arguments for."""
+    functions = {
+        name: value
+        for name, value in vars(kind).items()
+        if not name.startswith("_") and isinstance(value, (FunctionType, classmethod, staticmethod))
+    }
+    known = [_parameters(cast("Any", getattr(value, "__func__", value))) for value in functions.values()]
+    nowhere = [value for value in fields.values() if all(value in fields.unknown(names) for names in known)]
+    if functions and nowhere:
+        raise ConfigurationError(f"@track_context: {nowhere[0]!r} names no argument of any function of {kind.__name__}")
+    for (name, value), names in zip(functions.items(), known, strict=True):
+        setattr(kind, name, _tracked(value, fields.known(names)))
+    return kind
+
+
+def _runnable(kind: type[Any], fields: Fields) -> type[Any]:
+    if not fields.constant() or fields.capture != "content":
+        raise ConfigurationError(
+            f"@track_context on {kind.__name__}, a class of LangChain Runnables, takes constants only and no capture: "
+            "say who it is with session() around the call, or in the call's config"
+        )
+    from contextwrap.wrapping import wrap  # noqa: PLC0415  LangChain, 180 ms: only where it is there already
+
+    metadata = {key: value for key, value in fields.metadata.items() if value is not None}
+    tags = [str(tag) for tag in cast("tuple[Value, ...]", fields.tags) if tag is not None]
+    user_id, thread_id = cast("str | None", fields.user_id), cast("str | None", fields.thread_id)
+    return wrap(kind, user_id=user_id, thread_id=thread_id, metadata=metadata, tags=tags)
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        # A function written in C may not say.
+        return {}
+
+
+class _Tracked(wrapt.ObjectProxy):  # type: ignore[type-arg]  # not generic before wrapt 2
+    """A tracked function; bound, copied and pickled as the function itself would be."""
+
+    def __init__(self, function: Callable[..., Any], fields: Fields) -> None:
+        super().__init__(function)
+        name = getattr(function, "__qualname__", None) or repr(function)
+        unknown = fields.unknown(_parameters(function))
+        if unknown:
+            signature = f"({', '.join(_parameters(function))})"
+            raise ConfigurationError(f"@track_context: {unknown[0]!r} names no argument of {name}{signature}")
+        self._self_fields = fields
+        self._self_apart = fields.whole()
+        try:
+            self._self_signature: inspect.Signature | None = inspect.signature(function)
+        except (TypeError, ValueError):
+            self._self_signature = None
+        self._self_is_coroutine = inspect.iscoroutinefunction(function)
+        inner: Any = function
+        while isinstance(inner, functools.partial):
+            inner = inner.func
+        self._self_names = getattr(inner, "__name__", ""), getattr(inner, "__qualname__", "")
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        function = self.__wrapped__
+        arguments = self._self_arguments(args, kwargs)
+        if arguments is None:
+            # Whoever calls it wrongly hears so from Python.
+            result = function(*args, **kwargs)
+            default_client().guard.lost("track_context: the arguments do not fit the signature")
+            return result
+        if self._self_is_coroutine:
+            coroutine: Any = _awaited(self, functools.partial(function, *args, **kwargs), arguments)
+            coroutine.__name__, coroutine.__qualname__ = self._self_names
+            return coroutine
+        call = self._self_begin(arguments)
+        if call is None:
+            return function(*args, **kwargs)
+        from contextwrap.following import followed  # noqa: PLC0415  see above
+
+        return followed(functools.partial(function, *args, **kwargs), call)
+
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> Any:
+        if instance is None or not isinstance(self.__wrapped__, FunctionType):
+            return self
+        return MethodType(self, instance)
 
     def __copy__(self) -> Self:
-        return self
+        return self if isinstance(self.__wrapped__, FunctionType) else self._self_again(copy.copy(self.__wrapped__))
 
-    def __deepcopy__(self, memo: object) -> Self:
-        return self
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if isinstance(self.__wrapped__, FunctionType):
+            return self
+        return self._self_again(copy.deepcopy(self.__wrapped__, memo))
 
-    def __reduce_ex__(self, protocol: object) -> str:
-        return str(self.__qualname__)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        name = getattr(self.__wrapped__, "__qualname__", "")
+        if _named(getattr(self.__wrapped__, "__module__", ""), name) is self:
+            return name
+        return type(self), (self.__wrapped__, self._self_fields)
 
+    def _self_again(self, function: Any) -> Self:
+        return type(self)(function, self._self_fields)
 
-def _with_handler(runnable: Any) -> Any:
-    """A copy with the handler in its `callbacks`; a classic chain's are its own only, so its models get it too."""
-    update: dict[str, Any] = {}
-    if not _has_handler(runnable.callbacks):
-        update["callbacks"] = _added(runnable.callbacks)
-    if not isinstance(runnable, BaseLanguageModel):
-        for name in type(runnable).model_fields:
-            value = getattr(runnable, name, None)
-            if isinstance(value, BaseLanguageModel) and not _has_handler(value.callbacks):
-                update[name] = _with_handler(value)
-    if not update:
-        return runnable
-    copy = runnable.model_copy(update=update)
-    # Cached from the original, callbacks and all.
-    copy.__dict__.pop("_serialized", None)
-    return copy
+    def _self_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any] | None:
+        """The arguments by name; None when they do not fit."""
+        if self._self_signature is None:
+            return {"args": args, "kwargs": kwargs}
+        try:
+            bound = self._self_signature.bind(*args, **kwargs)
+        except TypeError:
+            return None
+        bound.apply_defaults()
+        return bound.arguments
 
+    def _self_begin(self, arguments: Mapping[str, Any]) -> Call | None:
+        """A call in a session of its own; None, and counted, when that cannot be had."""
+        with default_client().guard("track_context"):
+            from contextwrap.calls import begin  # noqa: PLC0415  LangChain, 180 ms: at the first call
 
-def _added(callbacks: Any) -> Any:
-    if isinstance(callbacks, BaseCallbackManager):
-        manager = callbacks.copy()
-        manager.add_handler(shared_handler(), inherit=True)
-        return manager
-    return [*(callbacks or ()), shared_handler()]
-
-
-def _has_handler(callbacks: Any) -> bool:
-    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks or ()
-    return any(handler is shared_handler() for handler in handlers)
-
-
-def _recorded(config: RunnableConfig) -> RunnableConfig:
-    """The config factory: resolved at each call, after the ambient config, so that the parent run is kept.
-
-    Callbacks never see `configurable`: who and where go into the metadata, which they do.
-    """
-    configurable, metadata = config.get("configurable") or {}, config.get("metadata") or {}
-    keys = [key for key in (*USER_KEYS, *THREAD_KEYS) if key in configurable and key not in metadata]
-    noted: dict[str, Any] = {key: configurable[key] for key in keys}
-    recorded: RunnableConfig = {"metadata": noted} if noted else {}
-    if not _has_handler(config.get("callbacks")):
-        recorded["callbacks"] = [shared_handler()]
-    return recorded
+            with self._self_fields.session(arguments):
+                scope = current_scope()
+            assert scope is not None
+            return begin(scope, arguments, apart_from=self._self_apart)
+        return None
 
 
-def _is_graph(runnable: object) -> bool:
-    pregel = sys.modules.get("langgraph.pregel")
-    return pregel is not None and isinstance(runnable, pregel.Pregel)
+class _TrackedObject(_Tracked):
+    """A tracked callable object: its class's `__call__` is what is tracked, so frameworks see of which kind it is."""
+
+    def __init__(self, thing: Any, fields: Fields) -> None:
+        wrapt.ObjectProxy.__init__(self, thing)
+        self._self_fields = fields
+        self._self_call = _Tracked(type(thing).__call__, fields)
+
+    @property
+    def __call__(self) -> Any:
+        return MethodType(self._self_call, self.__wrapped__)
 
 
-def _check(function: Callable[..., Any], values: Iterable[Said]) -> None:
-    name = getattr(function, "__qualname__", repr(function))
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigurationError(f"@track_context does not follow generators: use session() inside {name}")
-    if inspect.isclass(function) or isinstance(function, (classmethod, staticmethod)) or not callable(function):
-        raise ConfigurationError(f"@track_context goes on a function, below @classmethod and @staticmethod: {name}")
-    known = set(inspect.signature(function).parameters)
-    for value in values:
-        for field in _names(value):
-            if field not in known:
-                signature = inspect.signature(function)
-                raise ConfigurationError(f"@track_context: {value!r} names no argument of {name}{signature}")
+async def _awaited(tracked: _Tracked, make: Callable[[], Awaitable[Any]], arguments: Mapping[str, Any]) -> Any:
+    """A coroutine function's own call: nothing of it happens before it is awaited."""
+    call = tracked._self_begin(arguments)  # noqa: SLF001  wrapt keeps a proxy's own under this prefix
+    if call is None:
+        return await make()
+    from contextwrap.following import awaited  # noqa: PLC0415  see above
+
+    return await awaited(make, call)
 
 
-def _names(value: Said) -> set[str]:
-    """The arguments that a format string speaks of."""
-    if not isinstance(value, str) or "{" not in value:
-        return set()
-    try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(value) if field is not None]
-    except ValueError as error:
-        raise ConfigurationError(f"@track_context: {value!r} is no format string: {error}") from None
-    return {field.split(".")[0].split("[")[0] for field in fields}
-
-
-def _found(value: Said, arguments: Mapping[str, Any]) -> str | None:
-    """What `value` says, as text; None, and counted, when it cannot be found."""
-    with default_client().guard("track_context"):
-        found = _value(value, arguments)
-        return None if found is None else str(found)
-    return None
-
-
-def _value(value: Said, arguments: Mapping[str, Any]) -> Any:
-    if callable(value):
-        return value(arguments)
-    if not isinstance(value, str) or "{" not in value:
-        return value
-    match list(string.Formatter().parse(value)):
-        case [("", str(field), "" | None, None)]:
-            # A field alone is the value itself: format would make a user called "None" out of nobody.
-            return string.Formatter().get_field(field, (), arguments)[0]
-    return value.format_map(arguments)
+def _named(module: str | None, qualname: str) -> object:
+    """What pickle finds under a function's name."""
+    found: object = sys.modules.get(module or "")
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found

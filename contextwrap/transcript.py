@@ -52,9 +52,9 @@ def said(value: object) -> tuple[Message, ...] | None:
         return messages
     if isinstance(value, str):
         return (Message(role="user", message=value),)
-    fields = _fields(value)
-    if fields is None:
-        return None
+    fields = _fields(value) or {}
+    if type(value).__name__ == "Command" and "resume" in fields:
+        return _resumed(fields["resume"])
     for key in ("messages", *INPUT_KEYS):
         messages = _messages(fields.get(key))
         if messages:
@@ -83,9 +83,17 @@ def answered(value: object) -> str | None:
     return _json(value) if fields is None else _answer_in(fields, value)
 
 
+def source(value: object) -> str | None:
+    """LangChain's id of the message in a graph's state that `answered` quotes, to tell it from an earlier turn's."""
+    messages = (_fields(value) or {}).get("messages")
+    message = _last_answering(messages) if isinstance(messages, list) else None
+    return None if message is None else message.id
+
+
 def _answer_in(fields: Mapping[str, Any], value: object) -> str | None:
     if isinstance(fields.get("messages"), list):
-        return _last_answer(fields["messages"])
+        # An agent with a response format may say nothing else.
+        return _last_answer(fields["messages"]) or answered(fields.get("structured_response"))
     for key in OUTPUT_KEYS:
         if fields.get(key) is not None:
             return answered(fields[key])
@@ -93,8 +101,9 @@ def _answer_in(fields: Mapping[str, Any], value: object) -> str | None:
 
 
 def rows(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
-    """A chat model's messages as rows; an assistant's bare tool call has no text and gives no row."""
-    return tuple(row for row in map(_row, messages) if row is not None)
+    """A chat model's messages as rows; an assistant's bare tool call gives none, the tool's answer tells it."""
+    asked = {call["id"]: call["args"] for message in messages for call in getattr(message, "tool_calls", ())}
+    return tuple(row for row in (_row(message, asked) for message in messages) if row is not None)
 
 
 def tool_row(*, name: str, call: object, result: object, failed: bool = False) -> Message:
@@ -120,10 +129,11 @@ def calls(answer: object) -> tuple[Message, ...]:
     )
 
 
-def error_row(error: BaseException) -> Message:
+def error_row(error: BaseException, *, attempts: int = 1) -> Message:
     """What went wrong instead of an answer, as an event."""
     text = f"{type(error).__name__}: {error}"[:2000]
-    return Message(role="system", type="event", name="error", message=text, metadata={"error": type(error).__name__})
+    metadata = {"error": type(error).__name__} | ({"attempts": str(attempts)} if attempts > 1 else {})
+    return Message(role="system", type="event", name="error", message=text, metadata=metadata)
 
 
 def text_of(message: BaseMessage) -> str:
@@ -186,10 +196,21 @@ def _messages(value: object) -> tuple[Message, ...] | None:
         return None
 
 
-def _row(message: BaseMessage) -> Message | None:
+def _resumed(value: object) -> tuple[Message, ...] | None:
+    """What the user answers to a graph that was interrupted: text, or for each interrupt's id its answer."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        value = next(iter(value.values()))
+    messages = said(value)
+    if messages is not None or value is None:
+        return messages
+    return (Message(role="user", message=_json(value)),)
+
+
+def _row(message: BaseMessage, asked: Mapping[str | None, Any]) -> Message | None:
     text = text_of(message)
     if isinstance(message, ToolMessage):
-        return Message(role="assistant", type="tool", name=message.name or "tool", observation=text)
+        call = _plain(asked.get(message.tool_call_id))
+        return Message(role="assistant", type="tool", name=message.name or "tool", input=call, observation=text)
     if isinstance(message, AIMessage) and not text:
         return None
     return Message(role=_role(message), message=text)
@@ -208,11 +229,16 @@ def _role(message: BaseMessage) -> Role:
 
 
 def _last_answer(messages: Sequence[object]) -> str | None:
+    message = _last_answering(messages)
+    return None if message is None else text_of(message)
+
+
+def _last_answering(messages: Sequence[object]) -> AIMessage | None:
     for message in reversed(messages):
         if isinstance(message, HumanMessage):
             return None
-        if isinstance(message, AIMessage) and (text := text_of(message)):
-            return text
+        if isinstance(message, AIMessage) and text_of(message):
+            return message
     return None
 
 
@@ -235,7 +261,7 @@ def _part(part: object) -> str:
     data, mime = _binary(part)
     if data is None:
         return ""
-    kind = str(part.get("type", "file")).removesuffix("_url")
+    kind = str(part.get("type", "file")).removeprefix("input_").removesuffix("_url")
     digest = hashlib.sha256(data).hexdigest()
     return json.dumps({"type": kind, "mime": mime, "bytes": len(data), "sha256": digest})
 
@@ -271,11 +297,17 @@ def _plain(value: object) -> Any:
 
 
 def _json(value: object) -> str:
-    if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel) and not isinstance(value, BaseMessage):
         return value.model_dump_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     try:
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return json.dumps(value, ensure_ascii=False, default=_in_json)
     except (TypeError, ValueError, RecursionError):
         return str(value)
+
+
+def _in_json(value: object) -> Any:
+    if isinstance(value, BaseMessage):
+        return text_of(value)
+    return value.model_dump() if isinstance(value, BaseModel) else str(value)

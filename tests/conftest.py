@@ -50,11 +50,10 @@ def home(tmp_path: Path) -> Path:
 def recording(home: Path) -> Iterator[ContextWrap]:
     """A default client on `home`; when the test is over the shared handler holds nothing."""
     from contextwrap.client import configure
-    from contextwrap.recorder import shared_handler
+    from contextwrap.recorder import Recorder
 
     yield configure(home=home)
-    runs = shared_handler()._runs
-    assert (runs.roots, runs._of) == ({}, {})
+    assert (Recorder.runs.roots, Recorder.runs.of) == ({}, {})
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ def bot(text, **more):
     return Message(role="assistant", message=text, **more)
 
 
-def log(route, *messages, id=None, tenant="", feedback=None, **metadata):  # noqa: A002  the API's own word
+def log(route, *messages, id=None, tenant="", feedback=None, **metadata):
     """A log call of `route`."""
     conversation = Conversation(messages=messages, id=id, metadata=metadata, feedback=feedback)
     return Log(route=route, tenant_id=tenant, conversation=conversation)
 
 
-def thread(id, *messages, **more):  # noqa: A002  likewise
+def thread(id, *messages, **more):
     """An append to the thread `id`."""
     return log(Route.THREAD, *messages, id=id, **more)
 

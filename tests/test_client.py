@@ -245,8 +245,8 @@ def test_exit_shuts_every_client_down(home):
         from contextwrap.model import Conversation, Message
         kept, empty = ContextWrap(), ContextWrap()
         kept.record(Conversation(messages=(Message(role="user", message="hi"),)))
-        empty._open()
-        print(empty._outbox.path)
+        empty._keep.open()
+        print(empty._keep.outbox.path)
         """,
         CONTEXTWRAP_HOME=home,
     )

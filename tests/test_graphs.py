@@ -63,9 +63,9 @@ def test_each_turn_of_a_thread_adds_only_what_is_new(answering, home):
 
 
 def test_an_interrupt_is_no_answer_and_no_error(home):
-    """What waits for the user has no answer yet; the resumed graph's answer goes on in the same thread."""
+    """What waits for the user has no answer yet; the resumed graph's answer follows what the user then said."""
     graph = wrap(_graph(lambda _: {"messages": [("assistant", f"so: {interrupt('sure?')}")]}))
     config = {"configurable": {"thread_id": "t"}}
     graph.invoke({"messages": [("user", "do it")]}, config)
     graph.invoke(Command(resume="yes"), config)
-    assert _said(home) == [("t", [("user", "do it")]), ("t", [("assistant", "so: yes")])]
+    assert _said(home) == [("t", [("user", "do it")]), ("t", [("user", "yes"), ("assistant", "so: yes")])]

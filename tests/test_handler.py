@@ -14,7 +14,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from contextwrap import ContextCallbackHandler, wrap
 from contextwrap.client import default_client
 from contextwrap.errors import ConfigurationError
-from contextwrap.recorder import shared_handler
+from contextwrap.handler import shared_handler
 
 pytestmark = pytest.mark.usefixtures("recording")
 

@@ -17,7 +17,7 @@ from contextwrap.client import ContextWrap, default_client
 from contextwrap.errors import OutboxError
 from contextwrap.guard import Guard
 from contextwrap.model import Conversation, Message
-from contextwrap.recorder import shared_handler
+from contextwrap.recorder import Recorder
 
 ASKED = {"question": "hi"}
 
@@ -27,8 +27,7 @@ def as_in_production(isolated_environment, monkeypatch):
     """Here our failures stay ours, as they do for a host; and no run stays open for them."""
     monkeypatch.delenv("CONTEXTWRAP_RAISE")
     yield
-    assert shared_handler()._runs.roots == {}
-    assert shared_handler()._runs._of == {}
+    assert (Recorder.runs.roots, Recorder.runs.of) == ({}, {})
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ async def ask_in_every_way(bot):
 async def test_a_closed_outbox_costs_the_record_only(bot, home):
     """An outbox that was closed under us loses the records, counted, and nothing else."""
     client = configure(home=home)
-    client._open().close()
+    client._keep.open().close()
     assert await ask_in_every_way(bot) == ["echo: hi"] * 5
     assert losses(client) >= 5
     assert client.stats().recorded == 0
@@ -79,7 +78,7 @@ async def test_a_broken_disk_costs_the_record_only(bot, home):
 async def test_a_full_disk_costs_the_record_only(bot, home):
     """A disk without room loses the records, counted, and later ones are kept again."""
     client = configure(home=home)
-    outbox = client._open()
+    outbox = client._keep.open()
     outbox._db.execute("PRAGMA max_page_count = 1")
     assert client.record(Conversation(messages=(Message(role="user", message="x" * 1_000_000),))) is None
     assert client.stats().lost == {"record: OutboxError": 1}
@@ -194,12 +193,13 @@ def test_odd_inputs_and_outputs_cost_the_record_only(home):
 
 
 def test_rates_never_raise(home):
-    """Whatever rate is given, it answers whether that was kept."""
+    """Whatever rate is given, it answers whether that was kept; an id no URL can carry is replaced, and counted."""
     client = configure(home=home)
     assert not client.rate("great", thread="t")
-    assert not client.rate(1, thread="\ud800")
+    assert client.rate(1, thread="\ud800")
     assert not rate(1)
-    assert losses(client) == 3
+    # The id is both what is rated and the lane it goes in.
+    assert losses(client) == 4
 
 
 def test_losses_are_counted_by_reason_and_logged_once(caplog):

@@ -18,10 +18,16 @@ NAMES = [
     "__version__",
     "configure",
     "flush",
+    "forget",
+    "in_session",
+    "instrument",
     "rate",
+    "rate_by_token",
+    "rating_token",
     "session",
     "shutdown",
     "track_context",
+    "uninstrument",
     "wrap",
 ]
 HEAVY = ("wrapt", "tenacity", "langchain_core", "getcontext", "fastapi", "duckdb", "click", "rich", "platformdirs")

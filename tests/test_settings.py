@@ -19,6 +19,9 @@ VARIABLES = [
     ("CONTEXTWRAP_HOME", "~/there", "home", None),
     ("CONTEXTWRAP_TENANT_ID", "acme", "tenant_id", "acme"),
     ("CONTEXTWRAP_DISABLED", "yes", "disabled", True),
+    ("CONTEXTWRAP_REDACT", "email,card", "redact", "email,card"),
+    ("CONTEXTWRAP_SAMPLE", "0.25", "sample", 0.25),
+    ("CONTEXTWRAP_SAMPLE_BY", "thread", "sample_by", "thread"),
     ("CONTEXTWRAP_EXIT_TIMEOUT", "7.5", "exit_timeout", 7.5),
     ("CONTEXTWRAP_ALLOW_HTTP", "1", "allow_http", True),
 ]
@@ -28,7 +31,16 @@ def test_defaults_are_local():
     """With nothing said, records stay on this machine, in the platform's folder."""
     settings = load({}, environ={})
     assert settings == Settings(
-        endpoint=None, token=None, home=default_home(), tenant_id="", disabled=False, exit_timeout=2.0, allow_http=False
+        endpoint=None,
+        token=None,
+        home=default_home(),
+        tenant_id="",
+        disabled=False,
+        redact=None,
+        sample=1.0,
+        sample_by="user",
+        exit_timeout=2.0,
+        allow_http=False,
     )
     assert settings.address == "local"
 

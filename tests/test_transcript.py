@@ -162,7 +162,7 @@ def test_no_plain_value_is_too_odd(value):
         ({"type": "image", "source_type": "base64", "data": B64, "mime_type": "image/png"}, "image", "image/png"),
         ({"type": "image", "source": {"media_type": "image/png", "data": B64}}, "image", "image/png"),
         ({"type": "audio", "base64": B64, "mime_type": "audio/wav"}, "audio", "audio/wav"),
-        ({"type": "input_audio", "input_audio": {"data": B64, "format": "wav"}}, "input_audio", "audio/wav"),
+        ({"type": "input_audio", "input_audio": {"data": B64, "format": "wav"}}, "audio", "audio/wav"),
         ({"type": "file", "base64": B64, "mime_type": "application/pdf"}, "file", "application/pdf"),
         ({"type": "file", "file": {"file_data": f"data:application/pdf;base64,{B64}"}}, "file", "application/pdf"),
         ({"type": "media", "data": PIXEL, "mime_type": "image/png"}, "media", "image/png"),

@@ -16,16 +16,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the signatures
 from starlette.responses import Response
 
+from contextwrap.errors import WireError
 from contextwrap.ids import derived_id, new_id
-from contextwrap.model import RATINGS, Log, Rating, from_iso, to_iso, to_json
+from contextwrap.model import RATINGS, Log, Rating, RatingMark, Route, from_iso, from_json, to_iso, to_json
 from contextwrap.model import Request as LogRequest
 from contextwrap.outbox import LOCAL, Parcel
-from contextwrap.server.auth import Ingester, Reader  # noqa: TC001  FastAPI reads the signatures
+from contextwrap.server.auth import Ingester, Reader, rater
 from contextwrap.server.limits import check_depth, check_size, read_body
-from contextwrap.server.refusals import Refusal
+from contextwrap.server.refusals import Refusal, refusal
 from contextwrap.store.records import ConversationQuery
+from contextwrap.tokens import MAX_FEEDBACK
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from contextwrap.model import Message
     from contextwrap.server.house import House
     from contextwrap.server.keys import Viewer
@@ -34,6 +38,13 @@ if TYPE_CHECKING:
 SETTLE_SECONDS: Final = 2.0
 MAX_PER_PAGE: Final = 100
 DEFAULT_DAYS: Final = 6
+MAX_RATING_BODY: Final = 16 * 1024
+_ANY_SITE: Final = {"Access-Control-Allow-Origin": "*"}
+_PREFLIGHT: Final = _ANY_SITE | {
+    "Access-Control-Allow-Methods": "POST",
+    "Access-Control-Allow-Headers": "content-type",
+    "Access-Control-Max-Age": "86400",
+}
 
 router = APIRouter()
 
@@ -62,16 +73,32 @@ async def log_thread(request: Request, sender: Ingester) -> Response:
 @router.patch("/api/v1/log/conversation/thread/{rated:path}")
 async def rate(request: Request, sender: Ingester, rated: str) -> Response:
     """Rate a message by its id, or the newest answers of a thread by its id."""
-    house = _house(request)
-
-    def known() -> bool:
-        house.pipeline.settle(SETTLE_SECONDS)
-        return house.store.can_rate(rated, tenant_id=sender.tenant_id)
-
-    if not await run_in_threadpool(known):
-        raise Refusal(404, "no message has this id, and no thread with an answer")
+    await run_in_threadpool(_check_known, _house(request), rated, sender.tenant_id)
     await _accept(request, sender)
     return _json({"status": "ok"})
+
+
+@router.options("/api/v1/rate", include_in_schema=False)
+def rate_preflight() -> Response:
+    """Let a page of any site ask: the token decides, and there are no cookies in it."""
+    return Response(status_code=204, headers=_PREFLIGHT)
+
+
+@router.post("/api/v1/rate")
+async def rate_by_token(request: Request) -> Response:
+    """Rate the one answer that a rating token names, without a key: `{"token", "rating", "feedback"?}`.
+
+    The content type does not matter, so that navigator.sendBeacon may send it as text. Of feedback the first 2000
+    characters are kept.
+    """
+    try:
+        body = await read_body(request, limit=MAX_RATING_BODY)
+        await run_in_threadpool(_rate_by_token, _house(request), body)
+    except Refusal as refused:
+        return refusal(refused.status_code, refused.detail, headers=_ANY_SITE)
+    except WireError as malformed:
+        return refusal(400, str(malformed), headers=_ANY_SITE)
+    return _json({"status": "ok"}, headers=_ANY_SITE)
 
 
 @router.get("/api/v1/conversations")
@@ -122,6 +149,29 @@ def conversation(request: Request, asker: Reader, conversation_id: str) -> Respo
 def healthz(request: Request) -> Response:
     """Whether the server works, and how many records wait for the store."""
     return _json({"status": "ok", "journal": _house(request).pipeline.depth()})
+
+
+def _rate_by_token(house: House, body: bytes) -> None:
+    said = from_json(body)
+    if not isinstance(said, dict):
+        raise WireError("the body must be an object")
+    rating, feedback = said.get("rating"), said.get("feedback")
+    if type(rating) is not int or rating not in RATINGS:
+        raise WireError("rating must be -1, 0 or 1")
+    if not isinstance(feedback, str | None):
+        raise WireError("feedback must be a string")
+    allowed = rater(house, said.get("token"))
+    rated = allowed.answer or allowed.thread or ""
+    _check_known(house, rated, allowed.tenant)
+    mark = RatingMark(rating=cast("Rating", rating), feedback=None if feedback is None else feedback[:MAX_FEEDBACK])
+    log = Log(route=Route.RATING, tenant_id=allowed.tenant, rated=rated, marks=(mark,))
+    _journal(house, log.to_request(), allowed.tenant, new_id())
+
+
+def _check_known(house: House, rated: str, tenant_id: str) -> None:
+    house.pipeline.settle(SETTLE_SECONDS)
+    if not house.store.can_rate(rated, tenant_id=tenant_id):
+        raise Refusal(404, "no message has this id, and no thread with an answer")
 
 
 async def _accept(request: Request, sender: Viewer) -> Log:
@@ -206,9 +256,9 @@ def _pagination(page: Page[Any]) -> dict[str, int | None]:
     }
 
 
-def _json(value: object, *, status: int = 200) -> Response:
+def _json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Also what UTF-8 cannot carry, as a client may have sent it."""
-    return Response(to_json(value), status_code=status, media_type="application/json")
+    return Response(to_json(value), status_code=status, media_type="application/json", headers=headers)
 
 
 def _house(request: Request) -> House:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -11,14 +13,18 @@ from fastapi.responses import RedirectResponse
 from starlette.requests import Request  # noqa: TC002  FastAPI reads the signatures
 from starlette.responses import Response  # noqa: TC002
 
+from contextwrap.errors import TokenError
 from contextwrap.model import MAX_TENANT
-from contextwrap.server.keys import SESSION_SECONDS, Keys, Scope, Viewer
+from contextwrap.server.keys import SESSION_SECONDS, Keys, Scope, Signer, Viewer
 from contextwrap.server.limits import read_body
 from contextwrap.server.refusals import Refusal
 from contextwrap.server.render import html
+from contextwrap.tokens import HOME_KEY, RatingToken, fingerprint, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from contextwrap.server.house import House
 
 MAX_FORM: Final = 16 * 1024
 MAX_TRIES: Final = 10
@@ -54,6 +60,33 @@ def _for_tenant(viewer: Viewer, tenant_id: str) -> Viewer:
 
 ingester = _bearer("ingest", "admin")
 reader = _bearer("read", "admin")
+
+
+def rater(house: House, token: object) -> RatingToken:
+    """What the holder of a rating token may rate, in which tenant; one refusal for every token that is not good."""
+
+    def secret_of(key: str) -> bytes | None:
+        found = _signer(house, key)
+        return None if found is None else found.secret
+
+    refused = Refusal(403, "this rating token is not good here, or not any more: ask the app for a new one")
+    try:
+        allowed = read(token, secret_of=secret_of, now=time.time())
+    except TokenError:
+        raise refused from None
+    signer = _signer(house, allowed.key)
+    if signer is None or (signer.viewer.tenant_id and allowed.tenant not in {"", signer.viewer.tenant_id}):
+        raise refused
+    return replace(allowed, tenant=signer.viewer.tenant_id or allowed.tenant)
+
+
+def _signer(house: House, key: str) -> Signer | None:
+    """The key of that fingerprint, or the home's own, with which apps that record to it directly sign."""
+    with suppress(OSError):
+        secret = (house.home / HOME_KEY).read_bytes()
+        if fingerprint(secret) == key:
+            return Signer(secret=secret, viewer=Viewer(scope="admin", key_id="home"))
+    return house.keys.signer(key)
 
 
 def viewer(request: Request) -> Viewer:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 from contextwrap.errors import ConfigurationError
 from contextwrap.ids import new_id
+from contextwrap.tokens import digest_secret, fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +71,14 @@ class Key:
     name: str
     created_at: float
     used_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """Who signs rating tokens with this secret."""
+
+    secret: bytes
+    viewer: Viewer
 
 
 class Keys:
@@ -152,6 +161,17 @@ class Keys:
                 self._touched[row[0]] = now
                 self._db.execute("UPDATE keys SET used_at = ? WHERE id = ?", (now, row[0]))
         return Viewer(scope=cast("Scope", row[1]), tenant_id=row[2], key_id=row[0])
+
+    def signer(self, name: str) -> Signer | None:
+        """The key whose signing secret has that fingerprint, of those that may write; None when there is none."""
+        with self._lock:
+            rows = self._db.execute("SELECT digest, id, scope, tenant_id FROM keys").fetchall()
+        held = {row[0]: Viewer(scope=row[2], tenant_id=row[3], key_id=row[1]) for row in rows}
+        for digest, viewer in (held | self._lent).items():
+            secret = digest_secret(digest)
+            if viewer.scope != "read" and fingerprint(secret) == name:
+                return Signer(secret=secret, viewer=viewer)
+        return None
 
     def make_link(self, viewer: Viewer) -> str:
         """A secret that signs in once, within a day."""

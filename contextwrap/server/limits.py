@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from contextwrap.errors import WireError
+from contextwrap.model import MAX_DEPTH, MAX_MESSAGES, MAX_TEXT
 from contextwrap.server.refusals import Refusal, refusal
 from contextwrap.settings import LOOPBACK
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from contextwrap.model import Log
 
 MAX_BODY: Final = 5 * 1024 * 1024
-MAX_DEPTH: Final = 64
-MAX_MESSAGES: Final = 1000
-MAX_TEXT: Final = 1_000_000
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _BRACKET: Final = re.compile(rb"[\[\]{}]")

@@ -1,0 +1,174 @@
+"""Where a client's logs go: the seam between what is recorded and what becomes of it.
+
+`OutboxKeep` is the one apps have: an outbox of this process's own, and with an endpoint a courier that empties it.
+`testing` has one in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from contextwrap.errors import OutboxError, WireError
+from contextwrap.model import Log, Request
+from contextwrap.settings import LOCAL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Literal
+
+    from contextwrap.courier import Courier
+    from contextwrap.outbox import Outbox, Parcel
+    from contextwrap.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlushResult:
+    """What a flush left behind: parcels delivered by this process so far, still waiting, and dead letters.
+
+    In local mode everything waits, on disk, until `contextwrap serve` takes it.
+    """
+
+    delivered: int = 0
+    pending: int = 0
+    dead: int = 0
+
+
+class Keep(Protocol):
+    """What a client needs of the place its logs go to; threads share it."""
+
+    def put(self, log: Log, *, key: str, lane: str, at: float) -> None:
+        """Keep one log; those of a `lane` stay in order. `at` is seconds since 1970."""
+
+    def flush(self, timeout: float) -> FlushResult:
+        """Deliver what waits, for at most `timeout` seconds."""
+
+    def forget(self, user_id: str) -> int:
+        """Drop what waits of this user; says how much that was."""
+
+    def close(self) -> None:
+        """No more logs come."""
+
+    def forsake(self) -> None:
+        """This is a child of fork: what there is is the parent's."""
+
+
+class OutboxKeep:
+    """Logs wait as parcels on disk; nothing is opened before there is one."""
+
+    def __init__(self, settings: Settings) -> None:
+        """OutboxError for a home that cannot be written."""
+        self._settings = settings
+        self._opening = threading.Lock()
+        self.outbox: Outbox | None = None
+        self._courier: Courier | None = None
+        _probe(settings.home)
+
+    def put(self, log: Log, *, key: str, lane: str, at: float) -> None:
+        """On disk when it returns; OutboxError when it cannot be."""
+        from contextwrap.outbox import Parcel  # noqa: PLC0415  sqlite3 is not needed to import an app
+
+        outbox = self.outbox or self.open()
+        request = log.to_request()
+        parcel = Parcel(
+            key=key,
+            address=self._settings.address,
+            lane=f"{log.tenant_id}/{lane}",
+            method=request.method,
+            target=request.target,
+            body=request.body,
+            created_at=at,
+        )
+        outbox.put([parcel])
+        if self._courier is not None:
+            self._courier.wake()
+
+    def flush(self, timeout: float) -> FlushResult:
+        """What the courier manages in time."""
+        if self._courier is not None:
+            self._courier.flush(timeout)
+        if self.outbox is None:
+            return FlushResult()
+        counts = self.outbox.counts()
+        delivered = self._courier.delivered if self._courier else 0
+        return FlushResult(delivered=delivered, pending=counts.pending, dead=counts.dead)
+
+    def forget(self, user_id: str) -> int:
+        """From every outbox of this home, those of other processes included, dead letters too."""
+        from contextwrap.outbox import Outbox, outbox_files  # noqa: PLC0415  see above
+
+        def of_user(parcel: Parcel) -> bool:
+            return _user(parcel) == user_id
+
+        own = self.outbox
+        gone = own.purge(of_user) if own is not None else 0
+        for path in outbox_files(self._settings.home / "outbox"):
+            if own is not None and path == own.path:
+                continue
+            other = Outbox(path)
+            try:
+                gone += other.purge(of_user)
+            finally:
+                other.close()
+        return gone
+
+    def close(self) -> None:
+        """Stop the courier; what waits stays on disk."""
+        with self._opening:
+            if self._courier is not None:
+                self._courier.stop(0.2)
+            if self.outbox is not None:
+                self.outbox.close(discard_if_empty=True)
+
+    def forsake(self) -> None:
+        """The parent's file, thread and locks are the parent's."""
+        if self.outbox is not None:
+            self.outbox.forsake()
+        if self._courier is not None:
+            self._courier.forsake()
+        self._opening = threading.Lock()
+        self.outbox = None
+        self._courier = None
+
+    def open(self) -> Outbox:
+        """The outbox, and its courier, from now on."""
+        from contextwrap.outbox import Outbox  # noqa: PLC0415  see above
+
+        with self._opening:
+            if self.outbox is None:
+                settings = self._settings
+                remote = settings.address != LOCAL
+                outbox = Outbox.create(settings.home / "outbox", checkpoints=not remote)
+                if remote:
+                    from contextwrap.courier import Courier  # noqa: PLC0415
+                    from contextwrap.transport import ContextTransport  # noqa: PLC0415
+
+                    # An address that is not local has both.
+                    endpoint, token = cast("str", settings.endpoint), cast("str", settings.token)
+                    transport = ContextTransport(endpoint=endpoint, token=token)
+                    self._courier = Courier(outbox=outbox, address=settings.address, transport=transport)
+                self.outbox = outbox
+            return self.outbox
+
+
+def _user(parcel: Parcel) -> str | None:
+    method = cast("Literal['POST', 'PATCH']", parcel.method)
+    try:
+        log = Log.from_request(Request(method=method, target=parcel.target, body=parcel.body))
+    except WireError:
+        return None
+    return log.conversation.user_id if log.conversation is not None else None
+
+
+def _probe(home: Path) -> None:
+    """Make the home's folder, or say now what recording would say later."""
+    try:
+        (home / "outbox").mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise OutboxError(
+            f"cannot write to {home} ({error.strerror}): set CONTEXTWRAP_HOME or home= to a folder you may write"
+        ) from error
+    if not os.access(home / "outbox", os.W_OK | os.X_OK):
+        raise OutboxError(f"cannot write to {home}: set CONTEXTWRAP_HOME or home= to a folder you may write")

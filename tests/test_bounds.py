@@ -1,0 +1,129 @@
+"""What is beyond the API's bounds is cut and counted here, never refused there."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from parcels import conversations, sent
+
+import contextwrap
+from contextwrap.bounds import bounded, bounded_id, parts
+from contextwrap.model import (
+    MAX_ID,
+    MAX_MESSAGES,
+    MAX_METADATA_KEYS,
+    MAX_METADATA_VALUE,
+    MAX_TEXT,
+    Conversation,
+    Log,
+    Message,
+    Request,
+    Route,
+    to_json,
+)
+from contextwrap.server.limits import MAX_BODY, check_depth, check_size
+
+
+def deep(levels):
+    value = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def cut(conversation):
+    """The bounded conversation and what was cut."""
+    lost = []
+    return bounded(conversation, lost=lost.append), lost
+
+
+def accept(conversation):
+    """As the server does: size, depth, form."""
+    request = Log(route=Route.THREAD, conversation=conversation).to_request()
+    assert len(request.body) <= MAX_BODY
+    check_depth(request.body)
+    check_size(Log.from_request(Request(method=request.method, target=request.target, body=request.body)))
+
+
+def row(**fields):
+    return Message(role="assistant", **{"message": "hi", **fields})
+
+
+ODD = {
+    "long thread id": Conversation(id="t" * (MAX_ID + 1), messages=(row(),)),
+    "empty thread id": Conversation(id="", messages=(row(),)),
+    "half a character": Conversation(id="\ud800", messages=(row(),)),
+    "long message id": Conversation(id="t", messages=(row(id="m" * (MAX_ID + 1)),)),
+    "many keys": Conversation(id="t", messages=(row(),), metadata={str(n): "x" for n in range(100)}),
+    "long value": Conversation(id="t", messages=(row(),), metadata={"k": "x" * (MAX_METADATA_VALUE + 1)}),
+    "long text": Conversation(id="t", messages=(row(message="x" * (MAX_TEXT + 1)),)),
+    "long observation": Conversation(id="t", messages=(row(type="tool", observation="x" * (MAX_TEXT + 1)),)),
+    "long input": Conversation(id="t", messages=(row(type="tool", input={"k": "x" * (MAX_TEXT + 1)}),)),
+    "deep input": Conversation(id="t", messages=(row(type="tool", input=deep(100)),)),
+    "very deep input": Conversation(id="t", messages=(row(type="tool", input=deep(700)),)),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_what_is_beyond_is_cut_and_said_once(odd):
+    """Each kind of excess is cut to what the server takes, and told once."""
+    inside, lost = cut(odd)
+    assert len(lost) == 1
+    accept(inside)
+    assert cut(inside) == (inside, [])
+
+
+def test_what_is_within_is_left_alone():
+    """A conversation within bounds is itself."""
+    fine = Conversation(
+        id="t" * MAX_ID,
+        metadata={str(n): "x" * MAX_METADATA_VALUE for n in range(MAX_METADATA_KEYS)},
+        messages=(row(message="x" * MAX_TEXT), row(type="tool", input={"deep": deep(40)})),
+    )
+    assert cut(fine) == (fine, [])
+
+
+def test_the_user_is_kept_of_many_keys():
+    """Whose conversation it is survives the cut."""
+    many = {str(n): "x" for n in range(100)} | {"user_id": "ada"}
+    assert cut(Conversation(messages=(row(),), metadata=many))[0].user_id == "ada"
+
+
+def test_a_long_id_is_the_same_every_time():
+    """Turns and ratings of a thread with too long a name still find each other."""
+    long = "t" * 1000
+    assert cut(Conversation(id=long, messages=(row(),)))[0].id == bounded_id(long, lost=[].append)
+    assert bounded_id(long, lost=[].append) != bounded_id(long + "x", lost=[].append)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
+def test_parts_are_the_whole(sizes):
+    """In however many calls: all messages, in order, each call within bounds."""
+    whole = Conversation(id="t", messages=tuple(row(message="x" * size * 250_000) for size in sizes))
+    inside, _ = cut(whole)
+    batches = list(parts(inside))
+    assert tuple(message for batch in batches for message in batch.messages) == inside.messages
+    assert all(len(to_json(batch.to_wire())) <= MAX_BODY for batch in batches)
+
+
+def test_many_messages_are_several_calls(home):
+    """A turn of more messages than a call may bring arrives in several, in one lane."""
+    client = contextwrap.configure(home=home)
+    kept = client.record(Conversation(id="t", messages=tuple(row(message=str(n)) for n in range(MAX_MESSAGES * 2 + 1))))
+    assert [len(one.messages) for one in conversations(home)] == [MAX_MESSAGES, MAX_MESSAGES, 1]
+    assert len(kept.messages) == MAX_MESSAGES * 2 + 1
+    assert [one.message for one in kept.messages] == [str(n) for n in range(MAX_MESSAGES * 2 + 1)]
+    assert client.stats().recorded == 1
+    assert client.stats().lost == {}
+
+
+def test_cuts_are_counted(home, monkeypatch):
+    """What was cut is in stats(), by reason, and what is left is recorded."""
+    monkeypatch.delenv("CONTEXTWRAP_RAISE")
+    client = contextwrap.configure(home=home)
+    client.record(ODD["long thread id"])
+    client.rate(1, thread="t" * (MAX_ID + 1))
+    assert client.stats().lost == {f"replaced: an id that is no text of 1 to {MAX_ID} characters": 3}
+    turn, rating = sent(home)
+    assert rating.rated == turn.conversation.id
