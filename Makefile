@@ -3,11 +3,14 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
+# What the SDK does without a server, a store and a browser.
+SDK_TESTS := $(addprefix --ignore=tests/,server store analytics importers test_cli.py test_typing.py)
 export PYTHON
 # Browsers of playwright's own stay with the environment that wants them, whatever HOME is.
 export PLAYWRIGHT_BROWSERS_PATH := $(CURDIR)/$(VENV)/browsers
 
-.PHONY: help demo test test-oldest lint types wheel bench clean
+.PHONY: help demo test test-oldest test-newest lint types wheel bench clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile
@@ -19,7 +22,10 @@ test: $(VENV)/dev.stamp $(VENV)/chromium            ## every test (ARGS="-k outb
 	CHROMIUM="$$(cat $(VENV)/chromium)" $(VENV)/bin/python -m pytest $(ARGS)
 
 test-oldest: $(OLDEST)/sdk.stamp            ## the SDK's tests on the oldest LangChain it promises to work with
-	$(OLDEST)/bin/python -m pytest $(addprefix --ignore=tests/,server store analytics importers test_cli.py) $(ARGS)
+	$(OLDEST)/bin/python -m pytest $(SDK_TESTS) --ignore=tests/wrapped $(ARGS)
+
+test-newest: $(NEWEST)/sdk.stamp            ## the SDK's tests on the newest Python of this machine
+	$(NEWEST)/bin/python -m pytest $(SDK_TESTS) $(ARGS)
 
 lint: $(VENV)/dev.stamp            ## style
 	$(VENV)/bin/ruff check
@@ -35,7 +41,7 @@ bench: $(VENV)/dev.stamp            ## each benchmark answers its question
 	set -e; for file in $(filter-out benchmarks/corpus.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(VENV)/bin/python "$$file"; done
 
 clean:            ## forget the environments
-	rm -rf $(VENV) $(OLDEST)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST)
 
 $(VENV)/server.stamp: pyproject.toml
 	scripts/venv $(VENV) -e '.[server]'
@@ -46,7 +52,12 @@ $(VENV)/dev.stamp: pyproject.toml
 	touch $@ $(VENV)/server.stamp
 
 $(OLDEST)/sdk.stamp: pyproject.toml
-	scripts/venv $(OLDEST) -e '.[server,dev]' 'langchain-core==1.0.0' 'langchain-classic==1.0.0' 'langgraph==1.0.0'
+	scripts/venv $(OLDEST) -e '.[server,dev]' 'langchain-core==1.0.0' 'langchain-classic==1.0.0' 'langgraph==1.0.0' \
+	    'langchain==1.0.0' 'langchain-openai==1.0.0' 'langchain-tests==1.0.0'
+	touch $@
+
+$(NEWEST)/sdk.stamp: pyproject.toml
+	PYTHON="$$(scripts/newest)" scripts/venv $(NEWEST) -e '.[server,dev]'
 	touch $@
 
 $(VENV)/chromium: $(VENV)/dev.stamp

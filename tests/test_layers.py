@@ -44,6 +44,7 @@ ROOMS = (
     "ownruns",
     "wrapping",
     "tracking",
+    "web",
     "testing",
     "pytest_plugin",
     "__init__",
