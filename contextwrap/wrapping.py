@@ -109,13 +109,39 @@ def _instance(runnable: Runnable[Any, Any], said: _Said) -> Any:
             return runnable
         return runnable.model_copy(update={"config_factories": factories, "config": config})
     if _is_graph(runnable):
-        graph: Any = runnable
-        config = said.config()
-        if not _has_handler((graph.config or {}).get("callbacks")):
-            config["callbacks"] = [shared_handler()]
-        return graph.with_config(config) if config else graph
+        return _graph(runnable, said)
     binding = SilentBinding if is_silent(type(runnable)) else RunnableBinding
     return binding(bound=runnable, config=said.config(), config_factories=[_recorded])
+
+
+def _graph(graph: Any, said: _Said) -> Any:
+    config = said.config()
+    if not _has_handler((graph.config or {}).get("callbacks")):
+        config["callbacks"] = [shared_handler()]
+        if not hasattr(sys.modules.get("langgraph._internal._config"), "_merge_callbacks"):
+            _merge_callbacks()
+    return graph.with_config(config) if config else graph
+
+
+def _merge_callbacks() -> None:
+    """In LangGraph 1.0 the callbacks of a call replace those of `with_config`; every call ends in one of these two."""
+    pregel = sys.modules["langgraph.pregel"].Pregel
+    for name in ("stream", "astream"):
+        if not hasattr(pregel.__dict__[name], "_self_merges"):
+            merging = wrapt.FunctionWrapper(pregel.__dict__[name], _merged)
+            merging._self_merges = True  # noqa: SLF001  wrapt keeps a wrapper's own under this prefix
+            setattr(pregel, name, merging)
+
+
+def _merged(wrapped: Callable[..., Any], graph: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    config: Any = (args[1] if len(args) > 1 else kwargs.get("config")) or {}
+    callbacks = config.get("callbacks")
+    if not callbacks or _has_handler(callbacks) or not _has_handler((graph.config or {}).get("callbacks")):
+        return wrapped(*args, **kwargs)
+    merged = {**config, "callbacks": _added(callbacks)}
+    if len(args) > 1:
+        return wrapped(args[0], merged, *args[2:], **kwargs)
+    return wrapped(*args, **{**kwargs, "config": merged})
 
 
 def _with_handler(runnable: Any, said: _Said) -> Any:
