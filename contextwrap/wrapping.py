@@ -128,7 +128,7 @@ def _merge_callbacks() -> None:
     pregel = sys.modules["langgraph.pregel"].Pregel
     for name in ("stream", "astream"):
         if not hasattr(pregel.__dict__[name], "_self_merges"):
-            merging = wrapt.FunctionWrapper(pregel.__dict__[name], _merged)
+            merging: Any = wrapt.FunctionWrapper(pregel.__dict__[name], _merged)
             merging._self_merges = True  # noqa: SLF001  wrapt keeps a wrapper's own under this prefix
             setattr(pregel, name, merging)
 
