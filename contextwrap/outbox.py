@@ -219,6 +219,14 @@ class Outbox:
             ).fetchall()
         return [_parcel(row) for row in rows]
 
+    def revive(self) -> int:
+        """Make every dead letter wait for delivery again, now; returns how many there were."""
+        with self._transaction() as db:
+            cursor = db.execute(
+                "UPDATE parcels SET dead = 0, due_at = 0, leased_until = 0, attempts = 0 WHERE dead = 1"
+            )
+            return cursor.rowcount
+
     def next_due(self, address: str) -> float | None:
         """When the earliest waiting parcel for `address` is due, in seconds since 1970, or None."""
         with self._using() as db:

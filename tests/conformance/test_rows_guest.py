@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from arrivals import TOKEN, configured, waiting
+from click.testing import CliRunner
 from fakemodels import Echo
 from fakeserver import HANG, OK, Answer, FakeServer
 from langchain_core.prompts import ChatPromptTemplate
@@ -22,6 +23,7 @@ from processes import run, start
 
 import contextwrap
 from contextwrap import ContextCallbackHandler, wrap
+from contextwrap.cli import cli
 from contextwrap.outbox import Outbox, outbox_files
 from contextwrap.recorder import Recorder
 
@@ -103,6 +105,24 @@ def test_h09_the_command_line_shows_dead_letters(home):
         "warn",
         "dead letters: 1, the newest for: HTTP 422: (no) not this one",
     )
+
+
+def test_h09_a_dead_letter_can_be_retried(home):
+    """`contextwrap outbox` shows it with its reason; after `outbox retry` a server that takes it gets it, once."""
+    refusal = Answer(status=422, body=b'{"error":{"code":"no","message":"not this [red]one"}}')
+    with FakeServer(refusal) as server:
+        configured(server, home)
+        wrap(Echo()).invoke("hi")
+        assert contextwrap.flush(20).dead == 1
+        shell = CliRunner()
+        shown = shell.invoke(cli, ["outbox", "--home", str(home)], env={"COLUMNS": "200"}).output
+        assert "0 waiting" in shown
+        assert "HTTP 422: (no) not this [red]one" in shown
+        assert "1 dead letters" in shell.invoke(cli, ["outbox", "retry", "--home", str(home)]).output
+        result = contextwrap.flush(20)
+        assert (result.delivered, result.pending, result.dead) == (1, 0, 0)
+        assert "no dead letters" in shell.invoke(cli, ["outbox", "--home", str(home)]).output
+        assert [asked.body for asked in server.asked] == [server.asked[0].body] * 2
 
 
 DOCTOR = """
