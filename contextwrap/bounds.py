@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from contextwrap.ids import derived_id
 from contextwrap.model import (
@@ -25,6 +25,8 @@ from contextwrap.model import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+Bounded = TypeVar("Bounded", Conversation, Message)
+
 _LONG_ID: Final = f"replaced: an id that is no text of 1 to {MAX_ID} characters"
 _MANY_KEYS: Final = f"cut: metadata with more than {MAX_METADATA_KEYS} keys"
 _LONG_VALUE: Final = f"cut: a metadata value longer than {MAX_METADATA_VALUE} characters"
@@ -35,11 +37,11 @@ _DEEP_INPUT: Final = f"cut: a tool's input nested deeper than {MAX_DEPTH - 8} le
 def bounded(conversation: Conversation, *, lost: Callable[[str], None]) -> Conversation:
     """The conversation within the API's bounds; `lost` hears what was cut."""
     cuts: dict[str, None] = {}
-    result = replace(
+    result = _changed(
         conversation,
         id=None if conversation.id is None else _id(conversation.id, cuts),
         metadata=_metadata(conversation.metadata, cuts),
-        messages=tuple(_message(message, cuts) for message in conversation.messages),
+        messages=tuple([_message(message, cuts) for message in conversation.messages]),
         feedback=_text(conversation.feedback, cuts),
     )
     for cut in cuts:
@@ -91,7 +93,7 @@ def _metadata(metadata: Mapping[str, str], cuts: dict[str, None]) -> Mapping[str
 
 
 def _message(message: Message, cuts: dict[str, None]) -> Message:
-    return replace(
+    return _changed(
         message,
         id=None if message.id is None else _id(message.id, cuts),
         message=_text(message.message, cuts) or "",
@@ -100,6 +102,13 @@ def _message(message: Message, cuts: dict[str, None]) -> Message:
         input=_input(message.input, cuts),
         metadata=_metadata(message.metadata, cuts),
     )
+
+
+def _changed(thing: Bounded, **fields: Any) -> Bounded:
+    """`replace`, but the thing itself where nothing is new: that is nearly always, and ten times as quick."""
+    if all(getattr(thing, name) is value or getattr(thing, name) == value for name, value in fields.items()):
+        return thing
+    return replace(thing, **fields)
 
 
 def _text(text: str | None, cuts: dict[str, None]) -> str | None:

@@ -15,7 +15,6 @@ from contextwrap.ids import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from uuid import UUID
 
     from contextwrap.model import Rating
 
@@ -37,6 +36,10 @@ class Identity:
 
     def over(self, outer: Identity) -> Identity:
         """This identity, with what it does not say taken from `outer`; the one that captures less decides on that."""
+        if outer is NOBODY:
+            return self
+        if self is NOBODY:
+            return outer
         return Identity(
             user_id=self.user_id or outer.user_id,
             thread_id=self.thread_id or outer.thread_id,
@@ -44,6 +47,10 @@ class Identity:
             tags=tuple(dict.fromkeys((*outer.tags, *self.tags))),
             capture=max(self.capture, outer.capture, key=CAPTURES.index),
         )
+
+
+NOBODY: Final = Identity()
+"""Says nothing."""
 
 
 @dataclass(slots=True)
@@ -91,16 +98,17 @@ class Activity:
 class Scope:
     """An identity and the turn its answers are remembered in.
 
-    `parent` is the run around it, in another thread. One that was not `asked` for, by a session, only carries that.
+    `parent` is the number of the run around it, in another thread. One that was not `asked` for, by a session, only
+    carries that.
     """
 
     identity: Identity
     turn: Turn
     activity: Activity = field(default_factory=Activity)
-    parent: UUID | None = None
+    parent: int | None = None
     asked: bool = True
 
-    def below(self, parent: UUID | None) -> Scope:
+    def below(self, parent: int | None) -> Scope:
         """The same scope, as seen from a thread that LangChain's own context does not reach."""
         return replace(self, parent=parent or self.parent)
 

@@ -18,7 +18,6 @@ from contextwrap import transcript
 from contextwrap.following import awaited, followed
 from contextwrap.handler import shared_handler
 from contextwrap.identity import Identity, Scope, Turn, current_scope
-from contextwrap.runs import ambient_parent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -105,13 +104,12 @@ class OwnRun:
             None,
             given,
             run_id=self._run_id,
-            parent_run_id=ambient_parent(),
             metadata=config.get("metadata"),
             tags=config.get("tags"),
         )
         # Without a session there is nobody to name, only the run to belong to.
         around = current_scope() or Scope(identity=Identity(), turn=Turn(), asked=False)
-        self.scope = around.below(self._run_id)
+        self.scope = around.below(self._run_id.int)
         self._chunks: list[Any] = []
 
     def took(self, chunk: object) -> None:

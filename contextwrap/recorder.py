@@ -20,21 +20,21 @@ import weakref
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
-from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
 
 from contextwrap import transcript
 from contextwrap.client import default_client
-from contextwrap.identity import Identity, Scope, Turn, current_scope
+from contextwrap.identity import NOBODY, Scope, Turn, current_scope
 from contextwrap.model import Message
 from contextwrap.runs import Client, Root, Runs
 from contextwrap.turns import Spoken, log_turn
 from contextwrap.whose import WRAPPED, another, explicit, found, found_ids, in_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from uuid import UUID
 
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import LLMResult
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 class Start:
     """What the start of a run tells of where it belongs; `here` is the session it begins in."""
 
-    run_id: UUID
-    parent: UUID | None
+    key: int
+    parent: int | None
     metadata: Mapping[str, Any]
     tags: list[str]
     here: Scope | None
@@ -59,10 +59,10 @@ class Start:
 
     def root(self) -> Root:
         """The run as a root; one in a session is wanted."""
-        scope = self.here or Scope(identity=Identity(), turn=Turn())
+        scope = self.here or Scope(identity=NOBODY, turn=Turn())
         identity = explicit(self.metadata).over(scope.identity).over(found(self.metadata, self.tags))
         scope = replace(scope, identity=identity)
-        root = Root(run_id=self.run_id, scope=scope, around=self.here, started_at=default_client().now())
+        root = Root(key=self.key, scope=scope, around=self.here, started_at=default_client().now())
         if hook.everywhere or (self.here is not None and self.here.asked):
             root.wanted[None] = None
         return root
@@ -74,7 +74,7 @@ class Start:
         here = self.here
         if here is not None and here.asked and (root.around is None or here.identity is not root.around.identity):
             return True
-        return wanted and another(found_ids(self.metadata), root.scope.identity.over(found_ids(None)))
+        return wanted and another(found_ids(self.metadata), root.scope.identity.over(found_ids({})))
 
 
 class Recorder(BaseCallbackHandler):
@@ -132,14 +132,16 @@ class Recorder(BaseCallbackHandler):
             # `map()` is no conversation: each of its inputs is one.
             rootable = not str(kwargs.get("name")).startswith("RunnableEach<")
             root, began = self._begin(_start(run_id, parent_run_id, metadata, tags), rootable=rootable)
-            if root is not None and began and root.run_id == run_id:
+            if root is not None and began and root.key == run_id.int:
                 root.streaming = _is_placeholder(inputs)
                 root.said = None if root.streaming else transcript.said(inputs)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
         """A chain has ended; with the root the turn is complete."""
+        if self.runs.told(run_id.int, self) is None:
+            return
         with self.guard("on_chain_end"):
-            root = self.runs.end(run_id, voice=self)
+            root = self.runs.end(run_id.int, voice=self)
             if root is not None:
                 if root.streaming and inputs is not None:
                     root.said = transcript.said(inputs)
@@ -149,8 +151,10 @@ class Recorder(BaseCallbackHandler):
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
         """A chain has failed, was cancelled or abandoned."""
+        if self.runs.told(run_id.int, self) is None:
+            return
         with self.guard("on_chain_error"):
-            root = self.runs.end(run_id, voice=self)
+            root = self.runs.end(run_id.int, voice=self)
             if root is not None:
                 if root.streaming and inputs is not None:
                     root.said = transcript.said(inputs)
@@ -169,7 +173,7 @@ class Recorder(BaseCallbackHandler):
     ) -> None:
         """A chat model is asked."""
         with self.guard("on_chat_model_start"):
-            asked = transcript.rows(messages[0]) if messages else ()
+            asked = functools.partial(transcript.rows, messages[0] if messages else ())
             self._ask(run_id, _start(run_id, parent_run_id, metadata, tags), asked, serialized, kwargs)
 
     def on_llm_start(
@@ -185,37 +189,41 @@ class Recorder(BaseCallbackHandler):
     ) -> None:
         """A completion model is asked."""
         with self.guard("on_llm_start"):
-            asked = tuple(Message(role="user", message=prompt) for prompt in prompts[:1])
+            asked = functools.partial(_prompted, prompts)
             self._ask(run_id, _start(run_id, parent_run_id, metadata, tags), asked, serialized, kwargs)
 
     def on_llm_new_token(self, token: object, *, run_id: UUID, **_: Any) -> None:
         """A model streams: kept in case the stream is broken off."""
-        root = self.runs.told(run_id, self)
+        root = self.runs.told(run_id.int, self)
         if root is not None and isinstance(token, str):
             root.partial.append(token)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """A model has answered."""
+        if self.runs.told(run_id.int, self) is None:
+            return
         with self.guard("on_llm_end"):
-            root = self.runs.told(run_id, self)
+            root = self.runs.told(run_id.int, self)
             if root is None:
                 return
-            metadata, params = root.prompted.pop(run_id, ({}, {}))
+            metadata, params = root.prompted.pop(run_id.int, ({}, {}))
             root.completion = transcript.completion(response) or root.completion
             root.facts |= transcript.model_facts(response, metadata, params)
             for key, count in transcript.usage(response).items():
                 root.usage[key] = root.usage.get(key, 0) + count
-            if self.runs.end(run_id, voice=self) is not None:
+            if self.runs.end(run_id.int, voice=self) is not None:
                 self._log(root, transcript.answer_message(response) or root.completion)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A model has failed, was cancelled or abandoned."""
+        if self.runs.told(run_id.int, self) is None:
+            return
         with self.guard("on_llm_error"):
-            known = self.runs.told(run_id, self)
+            known = self.runs.told(run_id.int, self)
             if known is not None and not _broken_off(error):
                 known.failures += 1
                 known.partial.clear()
-            root = self.runs.end(run_id, voice=self)
+            root = self.runs.end(run_id.int, voice=self)
             if root is not None:
                 self._fail(root, error)
 
@@ -236,7 +244,7 @@ class Recorder(BaseCallbackHandler):
             )
             if root is not None and began:
                 name = (serialized or {}).get("name") or kwargs.get("name") or "tool"
-                root.calls[run_id] = (str(name), input_str if inputs is None else inputs)
+                root.calls[run_id.int] = (str(name), input_str if inputs is None else inputs)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         """A tool has answered."""
@@ -263,11 +271,11 @@ class Recorder(BaseCallbackHandler):
 
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **_: Any) -> None:
         """A retriever has found."""
-        self.runs.end(run_id, voice=self)
+        self.runs.end(run_id.int, voice=self)
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A retriever has failed."""
-        self.runs.end(run_id, voice=self)
+        self.runs.end(run_id.int, voice=self)
 
     def _begin(self, start: Start, *, rootable: bool) -> tuple[Root | None, bool]:
         """The root that a run belongs to, perhaps itself; and whether the run begins with this event."""
@@ -275,7 +283,7 @@ class Recorder(BaseCallbackHandler):
             start.here.activity.note()
         wants = self.wants or start.wants
         root, began = self.runs.begin(
-            start.run_id,
+            start.key,
             start.parent,
             voice=self,
             make=start.root if rootable else None,
@@ -283,9 +291,11 @@ class Recorder(BaseCallbackHandler):
         )
         if root is None:
             return None, False
-        root.wanted |= dict.fromkeys(wants)
-        if root.run_id != start.run_id:
-            _learn(root, start, carried=bool(wants))
+        if wants:
+            root.wanted |= dict.fromkeys(wants)
+        if root.key != start.key:
+            if began or wants:
+                _learn(root, start, carried=bool(wants))
         elif began:
             for lost in self.runs.overdue():
                 self._log(lost, None, interrupted=True)
@@ -295,7 +305,7 @@ class Recorder(BaseCallbackHandler):
         self,
         run_id: UUID,
         start: Start,
-        asked: tuple[Message, ...],
+        asked: Callable[[], tuple[Message, ...]],
         serialized: Mapping[str, Any] | None,
         kwargs: Mapping[str, Any],
     ) -> None:
@@ -303,21 +313,21 @@ class Recorder(BaseCallbackHandler):
         if root is None or not began:
             return
         params = kwargs.get("invocation_params") or {}
-        root.prompted[start.run_id] = (start.metadata, params)
+        root.prompted[start.key] = (start.metadata, params)
         if root.scope.identity.user_id is None:
             root.scope = replace(root.scope, identity=root.scope.identity.over(in_headers(params, serialized)))
         # Tokens are those of the model that speaks now.
         root.partial.clear()
-        if not root.asked:
-            root.asked = asked
-        if root.run_id == start.run_id:
-            root.said = asked
+        if not root.asked and root.said is None:
+            root.asked = asked()
+        if root.key == start.key:
+            root.said = root.asked
             self._watch(root, run_id)
 
     def _watch(self, root: Root, run_id: UUID) -> None:
         """A cancelled model call ends no run: the end of its task has to, or that of the run's own id.
 
-        LangChain keeps the id for as long as the call is under way, and nobody else needs to; we keep a copy.
+        LangChain keeps the id object for as long as the call is under way, and nobody else needs to.
         """
 
         def over(_: object = None) -> None:
@@ -345,11 +355,11 @@ class Recorder(BaseCallbackHandler):
             root.unwatch = functools.partial(task.remove_done_callback, over)
 
     def _tool(self, run_id: UUID, result: object, *, failed: bool) -> None:
-        root = self.runs.told(run_id, self)
+        root = self.runs.told(run_id.int, self)
         if root is not None:
-            name, call = root.calls.pop(run_id, ("tool", None))
+            name, call = root.calls.pop(run_id.int, ("tool", None))
             root.tools.append(transcript.tool_row(name=name, call=call, result=result, failed=failed))
-        self.runs.end(run_id, voice=self)
+        self.runs.end(run_id.int, voice=self)
 
     def _fail(self, root: Root, error: BaseException) -> None:
         if _broken_off(error):
@@ -382,21 +392,22 @@ class Recorder(BaseCallbackHandler):
 
 
 def _start(run_id: UUID, parent: UUID | None, metadata: Mapping[str, Any] | None, tags: list[str] | None) -> Start:
-    # A copy of the id: the one that LangChain made is watched for its end.
-    return Start(UUID(int=run_id.int), parent, metadata or {}, tags or [], current_scope())
+    return Start(run_id.int, None if parent is None else parent.int, metadata or {}, tags or [], current_scope())
 
 
 def _learn(root: Root, start: Start, *, carried: bool) -> None:
     """What a run below says of whose the root is: all of it from one that carries a handler, else only ids."""
-    attempts = [int(tag.rpartition(":")[2]) for tag in start.tags if _ATTEMPT.fullmatch(tag)]
-    root.attempts = max([root.attempts, *attempts])
+    for tag in start.tags:
+        if _ATTEMPT.fullmatch(tag):
+            root.attempts = max(root.attempts, int(tag.rpartition(":")[2]))
     scope, here = root.scope, start.here
     if here is not None and root.around is None and here.turn is not scope.turn:
         # A session that begins inside the root is the root's, its ratings too.
         scope = replace(scope, turn=here.turn, identity=scope.identity.over(here.identity))
     if carried:
         known = scope.identity.over(found(start.metadata, start.tags))
-        scope = replace(scope, identity=explicit(start.metadata).over(known))
+        identity = explicit(start.metadata).over(known)
+        scope = scope if identity is scope.identity else replace(scope, identity=identity)
     elif root.wanted and (scope.identity.user_id is None or scope.identity.thread_id is None):
         scope = replace(scope, identity=scope.identity.over(found_ids(start.metadata)))
     root.scope = scope
@@ -430,6 +441,10 @@ def _answer(root: Root, text: str, *, interrupted: bool, attempts: int) -> Messa
     if interrupted:
         facts["interrupted"] = "true"
     return Message(role="assistant", message=text, metadata=facts)
+
+
+def _prompted(prompts: list[str]) -> tuple[Message, ...]:
+    return tuple(Message(role="user", message=prompt) for prompt in prompts[:1])
 
 
 def _is_placeholder(inputs: object) -> bool:

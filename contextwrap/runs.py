@@ -1,6 +1,7 @@
 """Which of LangChain's runs belong together: every run to its root, kept only until the root ends.
 
-Knows run ids and how long they may live; nothing of what is said in them but where to put it.
+Knows run ids, by their number (a UUID's own hash is Python code), and how long they may live; nothing of what is
+said in them but where to put it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextwrap.client import ContextWrap
 from contextwrap.identity import current_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -40,7 +41,7 @@ class Root:
     wrapped will run inside. `around` is the scope it began in, `scope` all that was learnt of who it is for.
     """
 
-    run_id: UUID
+    key: int
     scope: Scope
     around: Scope | None
     started_at: datetime
@@ -50,9 +51,9 @@ class Root:
     streaming: bool = False
     asked: tuple[Message, ...] = ()
     tools: list[Message] = field(default_factory=list)
-    calls: dict[UUID, tuple[str, Any]] = field(default_factory=dict)
-    prompted: dict[UUID, tuple[Mapping[str, Any], Mapping[str, Any]]] = field(default_factory=dict)
-    open: set[UUID] = field(default_factory=set)
+    calls: dict[int, tuple[str, Any]] = field(default_factory=dict)
+    prompted: dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]] = field(default_factory=dict)
+    open: set[int] = field(default_factory=set)
     partial: list[str] = field(default_factory=list)
     completion: str = ""
     facts: dict[str, str] = field(default_factory=dict)
@@ -71,15 +72,15 @@ class Runs:
     """
 
     def __init__(self) -> None:
-        self.roots: dict[UUID, Root] = {}
-        self.of: dict[UUID, tuple[Root, object]] = {}
-        self._closed: OrderedDict[UUID, bool] = OrderedDict()
+        self.roots: dict[int, Root] = {}
+        self.of: dict[int, tuple[Root, object]] = {}
+        self._closed: OrderedDict[int, bool] = OrderedDict()
         self._lock = threading.RLock()
 
     def begin(
         self,
-        run_id: UUID,
-        parent: UUID | None,
+        key: int,
+        parent: int | None,
         *,
         voice: object,
         make: Callable[[], Root] | None,
@@ -92,46 +93,46 @@ class Runs:
         """
         with self._lock:
             root: Root | None
-            known = self.of.get(run_id)
+            known = self.of.get(key)
             if known is not None:
                 root, voice = known
-                if make is None or root.run_id == run_id or not apart(root):
+                if make is None or root.key == key or not apart(root):
                     return root, False
-                root.open.discard(run_id)
+                root.open.discard(key)
                 root = None
             else:
                 root = self._above(parent)
-                if root is None and self._closed.get(parent):  # type: ignore[arg-type]  # None is simply not there
+                if root is None and parent is not None and self._closed.get(parent):
                     return None, False
                 if root is not None and make is not None and apart(root):
                     root = None
             if root is not None:
-                root.open.add(run_id)
+                root.open.add(key)
             elif make is not None:
-                root = self.roots[run_id] = make()
+                root = self.roots[key] = make()
             else:
                 return None, False
-            self.of[run_id] = root, voice
+            self.of[key] = root, voice
             return root, True
 
-    def told(self, run_id: UUID | None, voice: object) -> Root | None:
+    def told(self, key: int, voice: object) -> Root | None:
         """The root of an open run, for the voice that it is heard from."""
-        known = self.of.get(run_id)  # type: ignore[arg-type]  # None is simply not there
+        known = self.of.get(key)
         return known[0] if known is not None and known[1] is voice else None
 
     def around(self) -> Root | None:
         """The root that the code which asks runs in."""
         return self._above(None)
 
-    def end(self, run_id: UUID, *, voice: object) -> Root | None:
+    def end(self, key: int, *, voice: object) -> Root | None:
         """Forget a run; the root when it is the root's own end."""
         with self._lock:
-            root = self.told(run_id, voice)
+            root = self.told(key, voice)
             if root is None:
                 return None
-            del self.of[run_id]
-            root.open.discard(run_id)
-            if root.run_id != run_id:
+            del self.of[key]
+            root.open.discard(key)
+            if root.key != key:
                 return None
             self._close(root)
             return root
@@ -139,7 +140,7 @@ class Runs:
     def close(self, root: Root) -> bool:
         """Close a root that nobody ended; False when somebody has."""
         with self._lock:
-            if root.run_id not in self.roots:
+            if root.key not in self.roots:
                 return False
             self._close(root)
             return True
@@ -157,39 +158,37 @@ class Runs:
                 found.append(root)
         return found
 
-    def _above(self, parent: UUID | None) -> Root | None:
-        for run_id in (parent, *_ambient_parents()):
-            known = self.of.get(run_id)  # type: ignore[arg-type]  # None is simply not there
-            if known is not None:
-                return known[0]
-        return None
+    def _above(self, parent: int | None) -> Root | None:
+        """The root that a run belongs to: by the parent it names, else by the one that LangChain forgot to name.
+
+        RunnableWithFallbacks passes on the outer config; a bare thread has none, but may have the session's.
+        """
+        known = self.of.get(parent) if parent is not None else None
+        if known is None:
+            ambient = ambient_parent()
+            known = self.of.get(ambient) if ambient is not None else None
+        if known is None:
+            scope = current_scope()
+            known = self.of.get(scope.parent) if scope is not None and scope.parent is not None else None
+        return None if known is None else known[0]
 
     def _close(self, root: Root) -> None:
         """Children may end, and even begin, after their root: they are known by their tombstones."""
         if root.unwatch is not None:
             root.unwatch()
         root.watched = None
-        self.roots.pop(root.run_id, None)
-        for run_id in (root.run_id, *root.open):
-            self.of.pop(run_id, None)
-            self._closed[run_id] = bool(root.wanted)
+        self.roots.pop(root.key, None)
+        for key in (root.key, *root.open):
+            self.of.pop(key, None)
+            self._closed[key] = bool(root.wanted)
         while len(self._closed) > _TOMBSTONES:
             self._closed.popitem(last=False)
 
 
-def _ambient_parents() -> Iterator[UUID | None]:
-    """The runs around this one that LangChain may not say.
-
-    RunnableWithFallbacks passes on the outer config; a bare thread has none, but may have the session's.
-    """
-    yield ambient_parent()
-    scope = current_scope()
-    if scope is not None:
-        yield scope.parent
-
-
-def ambient_parent() -> UUID | None:
+def ambient_parent() -> int | None:
     """The run that LangChain's own context says we are in."""
     config = var_child_runnable_config.get()
-    parent: UUID | None = getattr((config or {}).get("callbacks"), "parent_run_id", None)
-    return parent
+    if not config:
+        return None
+    parent: UUID | None = getattr(config.get("callbacks"), "parent_run_id", None)
+    return None if parent is None else parent.int

@@ -6,13 +6,14 @@ An explicit argument of `wrap` goes before the session, the session before the r
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from langchain_core.runnables.config import var_child_runnable_config
 
-from contextwrap.identity import Identity
+from contextwrap.identity import NOBODY, Identity
 
 USER_KEYS: Final = ("user_id",)
 THREAD_KEYS: Final = ("thread_id", "session_id", "conversation_id")
@@ -29,29 +30,28 @@ _INTERNAL_TAG: Final = re.compile(r"(?:seq:step|map:key|branch|condition|retry:a
 _HEADERS: Final = ("extra_headers", "headers", "default_headers")
 
 
-def found(metadata: Mapping[str, Any] | None, tags: Iterable[str] | None) -> Identity:
+def found(metadata: Mapping[str, Any], tags: Iterable[str]) -> Identity:
     """What a run says by its metadata, the ambient `configurable`, and its tags."""
     ids = found_ids(metadata)
-    said = {str(key): _text(value) for key, value in (metadata or {}).items() if _apps_own(str(key))}
-    return Identity(
-        user_id=ids.user_id,
-        thread_id=ids.thread_id,
-        metadata={key: text for key, text in said.items() if text is not None},
-        tags=tuple(tag for tag in tags or () if not _INTERNAL_TAG.match(tag)),
-    )
+    own = {key: text for key in metadata if _is_apps_own(key) and (text := _text(metadata[key])) is not None}
+    labels = tuple(tag for tag in tags if not _INTERNAL_TAG.match(tag))
+    if not own and not labels:
+        return ids
+    return Identity(user_id=ids.user_id, thread_id=ids.thread_id, metadata=own, tags=labels)
 
 
-def found_ids(metadata: Mapping[str, Any] | None) -> Identity:
+def found_ids(metadata: Mapping[str, Any]) -> Identity:
     """Only the user and the thread of it."""
-    config = var_child_runnable_config.get() or {}
-    places = (metadata or {}, config.get("configurable") or {})
-    return Identity(user_id=_first(USER_KEYS, places), thread_id=_first(THREAD_KEYS, places))
+    config = var_child_runnable_config.get()
+    configurable = config.get("configurable") if config else None
+    places = (metadata, configurable) if configurable else (metadata,)
+    return _identity(_first(USER_KEYS, places), _first(THREAD_KEYS, places))
 
 
-def explicit(metadata: Mapping[str, Any] | None) -> Identity:
+def explicit(metadata: Mapping[str, Any]) -> Identity:
     """What `wrap(…, user_id=…, thread_id=…)` said."""
-    places = (metadata or {},)
-    return Identity(user_id=_first((EXPLICIT_USER,), places), thread_id=_first((EXPLICIT_THREAD,), places))
+    places = (metadata,)
+    return _identity(_first((EXPLICIT_USER,), places), _first((EXPLICIT_THREAD,), places))
 
 
 def in_headers(params: Mapping[str, Any], serialized: Mapping[str, Any] | None) -> Identity:
@@ -59,7 +59,7 @@ def in_headers(params: Mapping[str, Any], serialized: Mapping[str, Any] | None) 
     kwargs = (serialized or {}).get("kwargs")
     of_all = kwargs if isinstance(kwargs, Mapping) else {}
     places = [where.get(name) for where in (params, of_all) for name in _HEADERS]
-    return Identity(user_id=_first(USER_KEYS, [place for place in places if isinstance(place, Mapping)]))
+    return _identity(_first(USER_KEYS, [place for place in places if isinstance(place, Mapping)]), None)
 
 
 def another(identity: Identity, than: Identity) -> bool:
@@ -67,8 +67,13 @@ def another(identity: Identity, than: Identity) -> bool:
     return (identity.user_id or than.user_id, identity.thread_id or than.thread_id) != (than.user_id, than.thread_id)
 
 
-def _apps_own(key: str) -> bool:
-    return key not in USER_KEYS and key not in THREAD_KEYS and not _INTERNAL_KEY.match(key)
+def _identity(user_id: str | None, thread_id: str | None) -> Identity:
+    return NOBODY if user_id is thread_id is None else Identity(user_id=user_id, thread_id=thread_id)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_apps_own(key: str) -> bool:
+    return key not in USER_KEYS and key not in THREAD_KEYS and not _INTERNAL_KEY.match(str(key))
 
 
 def _first(keys: tuple[str, ...], places: Iterable[Mapping[str, Any]]) -> str | None:

@@ -303,6 +303,9 @@ class _Factory(wrapt.FunctionWrapper[..., Any]):
 
 _TOLD: Final = ("invoke", "ainvoke", "stream", "astream")
 _ENTRIES: Final = (*_TOLD, "batch", "abatch", "transform", "atransform")
+# Listening begins with the first import: a chain around something wrapped may run before what is wrapped does.
+shared_handler()
+
 _ELSE: Final = "for functions and other classes use @track_context"
 _MARK: Final = "__contextwrap__"
 _NOTHING: Final = _Said(metadata={}, tags=(), name=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from uuid import uuid4
 
 import pytest
 from fakemodels import Echo
@@ -12,7 +13,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from parcels import conversations, lines
 
-from contextwrap import configure, rate, session, track_context, wrap
+from contextwrap import ContextCallbackHandler, configure, rate, session, track_context, wrap
 from contextwrap.client import ContextWrap, default_client
 from contextwrap.errors import OutboxError
 from contextwrap.guard import Guard
@@ -247,3 +248,35 @@ def test_losses_are_counted_in_threads():
     for worker in workers:
         worker.join()
     assert guard.counts() == {"x": 4000}
+
+
+async def test_a_raising_redactor_costs_the_words_only(bot, home):
+    """A redactor that fails has the structure recorded without a word, counted, and the host sees nothing."""
+
+    def redact(text):
+        raise RuntimeError(text)
+
+    client = configure(home=home, redact=redact)
+    assert await ask_in_every_way(bot) == ["echo: hi"] * 5
+    assert [lines(one) for one in conversations(home)] == [[("user", ""), ("assistant", "")]] * 5
+    assert client.stats().lost == {"redact: RuntimeError": 5}
+    assert not any(b"hi" in path.read_bytes() for path in (home / "outbox").glob("*.sqlite*"))
+
+
+async def test_a_newer_langchain_with_unknown_arguments_is_understood(home):
+    """Arguments and events that no LangChain sends yet cost nothing."""
+    configure(home=home)
+    handler, run = ContextCallbackHandler(), uuid4()
+    new = {"run_id": run, "brand_new": object(), "parent_run_id": None, "tags": None, "metadata": None}
+    handler.on_chain_start({}, {"input": "hi"}, **new)
+    handler.on_chat_model_start({}, [[]], **{**new, "run_id": uuid4(), "parent_run_id": run})
+    handler.on_llm_start({}, [], **{**new, "run_id": uuid4(), "parent_run_id": run})
+    for event in ("on_tool_start", "on_retriever_start"):
+        getattr(handler, event)(None, "x", **{**new, "run_id": uuid4(), "parent_run_id": run})
+    handler.on_llm_new_token(["new", "kind"], **new)
+    for event in ("on_llm_end", "on_tool_end", "on_retriever_end", "on_text", "on_retry", "on_agent_action"):
+        getattr(handler, event)(object(), **{**new, "run_id": uuid4()})
+    for event in ("on_llm_error", "on_tool_error", "on_retriever_error", "on_chain_error"):
+        getattr(handler, event)(ValueError("x"), **{**new, "run_id": uuid4()})
+    handler.on_chain_end({"output": "hello"}, **new)
+    assert [lines(one) for one in conversations(home)] == [[("user", "hi"), ("assistant", "hello")]]

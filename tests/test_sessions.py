@@ -9,9 +9,10 @@ import threading
 import pytest
 from fakemodels import Echo
 from langchain_core.runnables import RunnableLambda
-from parcels import conversations, ratings, threads
+from parcels import conversations, lines, ratings, threads
 
 from contextwrap.client import configure
+from contextwrap.errors import ConfigurationError
 from contextwrap.identity import current_scope
 from contextwrap.sessions import rate, session
 
@@ -176,3 +177,122 @@ def test_what_langchain_runs_inside_is_recorded_unwrapped(client, home):
     (one,) = conversations(home)
     assert one.metadata == {"user_id": "u", "page": "/help", "tags": "a,b"}
     assert [message.message for message in one.messages] == ["inside", "INSIDE"]
+
+
+# What is kept, and what LangChain does not know of.
+
+
+@pytest.mark.parametrize("inner", ["content", "metadata", "off"])
+@pytest.mark.parametrize("outer", ["content", "metadata", "off"])
+def test_the_scope_that_captures_less_decides(client, home, outer, inner):
+    """Inside a session that keeps less, nothing can be kept that it would not."""
+    with session(capture=outer, user_id="ada"), session(capture=inner):
+        assert Echo().invoke("my secret").text == "echo: my secret"
+    kept = [lines(one) for one in conversations(home)]
+    strictest = max(outer, inner, key=["content", "metadata", "off"].index)
+    assert (
+        kept
+        == {
+            "content": [[("user", "my secret"), ("assistant", "echo: my secret")]],
+            "metadata": [[("user", ""), ("assistant", "")]],
+            "off": [],
+        }[strictest]
+    )
+    if strictest == "metadata":
+        (one,) = conversations(home)
+        assert one.user_id == "ada"
+        assert one.messages[-1].metadata["total_tokens"] == "5"
+
+
+def test_an_unknown_capture_is_refused():
+    """A misspelt capture is an error where it is written."""
+    with pytest.raises(ConfigurationError, match="capture is one of content, metadata, off"):
+        session(capture="everything")
+
+
+def test_the_current_session_is_found_from_anywhere(client, home):
+    """session.current() is the innermost one, to rate and to add to; outside there is none."""
+
+    def deep_inside():
+        return session.current().rate(1)
+
+    assert session.current() is None
+    with session(user_id="ada", thread_id="t") as here:
+        Echo().invoke("hi")
+        assert (session.current().user_id, session.current().thread_id) == (here.user_id, "t")
+        assert deep_inside()
+    assert session.current() is None
+    assert [log.rated for log in ratings(home)] == [conversations(home)[0].messages[-1].id]
+
+
+def test_messages_of_ones_own(client, home):
+    """add_message records what LangChain does not know; an assistant's is the answer that can be rated."""
+    with session(thread_id="t") as here:
+        asked = here.add_message("user", "hi")
+        again = here.add_message("user", "hi")
+        answer = here.add_message("assistant", "hello")
+        here.rate(-1)
+        assert here.answer_id == answer
+        assert here.add_message("robot", "beep") is None
+    rows = [row for one in conversations(home) for row in one.messages]
+    assert [(row.id, row.role, row.message) for row in rows] == [
+        (asked, "user", "hi"), (again, "user", "hi"), (answer, "assistant", "hello"),
+    ]  # fmt: skip
+    assert [log.rated for log in ratings(home)] == [answer]
+    assert client.stats().lost == {"add_message: a role is one of user, assistant, system": 1}
+
+
+def test_added_messages_are_known_to_the_thread(client, home):
+    """A history that repeats what was added, or that an event happened in, adds only what is new."""
+    with session(thread_id="t") as here:
+        here.add_message("user", "one")
+        here.add_message("assistant", "first")
+        here.event("handed over", {"to": "support", "priority": 2, "none": None})
+        Echo().invoke([("user", "one"), ("ai", "first"), ("user", "two")])
+    assert threads(home) == {
+        "t": [("user", "one"), ("assistant", "first"), ("event", ""), ("user", "two"), ("assistant", "echo: two")]
+    }
+    event = conversations(home)[2].messages[0]
+    assert (event.name, dict(event.metadata)) == ("handed over", {"to": "support", "priority": "2"})
+
+
+def test_an_answers_id_is_known_before_the_answer(client, home):
+    """answer_id promises the id that the next answer then has, so that it can be told before it is there."""
+    with session() as here:
+        promised = here.answer_id
+        assert here.answer_id == promised
+        Echo().invoke("hi")
+        assert here.answer_id == promised
+        Echo().invoke("more")
+        assert here.answer_id != promised
+    assert conversations(home)[0].messages[-1].id == promised
+
+
+def test_a_session_entered_again_is_the_same_conversation(client, home):
+    """One session object used for several blocks is one thread."""
+    here = session(user_id="ada")
+    for question in ("one", "two"):
+        with here:
+            Echo().invoke(question)
+    assert len(threads(home)) == 1
+
+
+async def test_a_session_shared_by_tasks_leaves_each_as_it_was(client, home):
+    """Tasks that enter the same session object at once all leave it, and none holds it afterwards."""
+    here = session(user_id="ada")
+
+    async def ask(number):
+        async with here:
+            await asyncio.sleep(0.01 * (number % 3))
+            await Echo().ainvoke(str(number))
+        return current_scope()
+
+    assert await asyncio.gather(*map(ask, range(9))) == [None] * 9
+    assert {one.user_id for one in conversations(home)} == {"ada"}
+
+
+def test_a_user_given_as_one_tag_is_one_tag(client, home):
+    """A string is a tag, not its letters."""
+    with session(tags="vip"):
+        Echo().invoke("hi")
+    assert conversations(home)[0].metadata["tags"] == "vip"
