@@ -15,6 +15,7 @@
 
 Everything is on disk when the call returns. `contextwrap serve` shows it; with CONTEXTWRAP_ENDPOINT and
 CONTEXT_API_TOKEN it goes to a server instead. What could not be kept is counted in `ContextWrap.stats()`.
+`contextwrap.web` has middleware, `contextwrap.testing` records in memory for your tests.
 
 Importing this loads none of its dependencies (PEP 562): names are found when they are first used.
 """

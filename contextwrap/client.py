@@ -326,6 +326,12 @@ def is_configured() -> bool:
     return _default.client is not None
 
 
+def is_idle() -> bool:
+    """Whether the default client is known to record nothing."""
+    client = _default.client
+    return client is not None and client.settings.disabled
+
+
 def reset_defaults() -> None:
     """Shut the default client down and forget it, as tests want it."""
     client = exchange_default(None)

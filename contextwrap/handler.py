@@ -79,6 +79,7 @@ def _make(cls: type[Handler], client: ContextWrap | None) -> Handler:
     handler = object.__new__(cls)
     handler.wants = (client,)
     hook.listening = True
+    hook.apart = hook.apart or client is not None
     return handler
 
 

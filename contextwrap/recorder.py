@@ -25,7 +25,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
 
 from contextwrap import transcript
-from contextwrap.client import default_client
+from contextwrap.client import default_client, is_idle
 from contextwrap.identity import NOBODY, Scope, Turn, current_scope
 from contextwrap.model import Message
 from contextwrap.runs import Client, Root, Runs
@@ -421,14 +421,21 @@ class Listener(Recorder):
 
 
 class Hook:
-    """Answers LangChain's question for an ambient handler: the listener, once there may be anything to record."""
+    """Answers LangChain's question for an ambient handler: the listener, once there may be anything to record.
+
+    `listening` since something can carry a handler, `everywhere` when the whole process is instrumented, `apart`
+    when some handler has a client of its own, which records whatever the default one does.
+    """
 
     def __init__(self) -> None:
         self.listening = False
         self.everywhere = False
+        self.apart = False
 
     def get(self) -> Listener | None:
         """The listener or None, as a ContextVar of LangChain's would."""
+        if is_idle() and not self.apart:
+            return None
         return listener if self.listening or self.everywhere or current_scope() is not None else None
 
 

@@ -12,11 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from chains import ASKED, TURN, chain, turns
 from fakemodels import Echo
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableLambda
 from parcels import conversations
 
+import contextwrap
 from contextwrap import in_session, instrument, session, uninstrument, wrap
 from contextwrap.identity import current_scope
+from contextwrap.recorder import hook
 
 pytestmark = pytest.mark.usefixtures("recording")
 
@@ -160,3 +163,20 @@ def test_threads_are_freed():
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_a_disabled_process_does_not_listen(home, monkeypatch):
+    """With recording switched off LangChain is not even asked to tell us."""
+    # Another test's handler may have had a client of its own.
+    monkeypatch.setattr(hook, "apart", False)
+    contextwrap.configure(home=home, disabled=True)
+    seen = []
+
+    def look(asked, config):
+        seen.extend(config["callbacks"].handlers)
+        return asked
+
+    RunnableLambda(look).invoke(ASKED, {"callbacks": [BaseCallbackHandler()]})
+    with session():
+        RunnableLambda(look).invoke(ASKED, {"callbacks": [BaseCallbackHandler()]})
+    assert [type(one) for one in seen] == [BaseCallbackHandler] * 2
