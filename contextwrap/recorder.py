@@ -358,6 +358,10 @@ class Recorder(BaseCallbackHandler):
         root = self.runs.told(run_id.int, self)
         if root is not None:
             name, call = root.calls.pop(run_id.int, ("tool", None))
+            if len(root.tools) == MAX_TOOLS:
+                # A loop that runs for days inside one run must not grow for days.
+                self.guard.lost(f"cut: more than {MAX_TOOLS} tool calls in one turn")
+                del root.tools[0]
             root.tools.append(transcript.tool_row(name=name, call=call, result=result, failed=failed))
         self.runs.end(run_id.int, voice=self)
 
@@ -477,6 +481,7 @@ def _in_child() -> None:
     Recorder.runs = Runs()
 
 
+MAX_TOOLS: Final = 500
 _ATTEMPT: Final = re.compile(r"retry:attempt:\d{1,9}")
 listener: Final = Listener()
 hook: Final = Hook()

@@ -189,17 +189,14 @@ class fixed_clock:  # noqa: N801  read as a function: `captured(clock=fixed_cloc
 
 
 def _conversation(conversation: Conversation) -> CapturedConversation:
-    facts = {key: text for row in conversation.messages if row.role == "assistant" for key, text in _facts(row)}
-    errors = [row.message for row in conversation.messages if row.type == "event" and row.name == "error"]
+    failed = [row for row in conversation.messages if row.type == "event" and row.name == "error"]
+    answers = [row for row in conversation.messages if row.type == "message" and row.role == "assistant"]
+    facts = {key: text for row in (*answers, *failed) for key, text in row.metadata.items()}
     return CapturedConversation(
         user_id=conversation.user_id,
         thread_id=conversation.id,
         metadata={**facts, **conversation.metadata},
         tags=tuple(filter(None, conversation.metadata.get("tags", "").split(","))),
         messages=conversation.messages,
-        error=errors[-1] if errors else None,
+        error=failed[-1].message if failed else None,
     )
-
-
-def _facts(row: Message) -> list[tuple[str, str]]:
-    return list(row.metadata.items()) if row.type == "message" else []

@@ -50,6 +50,12 @@ def test_every_public_name_is_there_and_described(name: str) -> None:
     assert inspect.getdoc(getattr(contextwrap, name))
 
 
+@pytest.mark.parametrize("room", ["testing", "web"])
+def test_the_public_modules_are_there(room: str) -> None:
+    """What is imported by module is found as an attribute, too."""
+    assert getattr(contextwrap, room).__name__ == f"contextwrap.{room}"
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     """Late loading does not change what a typing mistake gets."""
     with pytest.raises(AttributeError, match="no attribute 'sesion'"):

@@ -20,6 +20,7 @@ from langchain_core.tools import tool
 from parcels import conversations, lines, sent
 
 from contextwrap import session, track_context, wrap
+from contextwrap.recorder import MAX_TOOLS
 
 pytestmark = pytest.mark.usefixtures("recording")
 
@@ -465,3 +466,19 @@ async def test_a_cancelled_model_call_does_not_wait_for_its_task(handler, home):
     assert turns(home) == [[("user", "slow"), ("assistant", "")]]
     await Echo().ainvoke("hi", config(handler))
     assert turns(home)[1:] == [TURN]
+
+
+def test_a_turn_without_end_does_not_grow(handler, recording, home, monkeypatch):
+    """Of a turn with very many tool calls the last are kept, and the cut is counted."""
+    monkeypatch.delenv("CONTEXTWRAP_RAISE")
+
+    def loop(asked):
+        for number in range(MAX_TOOLS + 2):
+            clock.invoke({"zone": str(number)})
+        return "done"
+
+    RunnableLambda(loop).invoke(ASKED, config(handler))
+    (one,) = conversations(home)
+    assert [row.observation for row in one.messages[1:3]] == ["noon in 2", "noon in 3"]
+    assert len(one.messages) == MAX_TOOLS + 2
+    assert recording.stats().lost == {f"cut: more than {MAX_TOOLS} tool calls in one turn": 2}

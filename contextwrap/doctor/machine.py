@@ -42,7 +42,10 @@ def this_machine() -> Iterator[Check]:
     """The versions that are installed here, beside what this contextwrap was made for."""
     try:
         about = metadata.metadata("contextwrap")
-        pythons, requirements = about["Requires-Python"] or "", metadata.requires("contextwrap") or []
+        pythons, requirements = (
+            about["Requires-Python"] if "Requires-Python" in about else "",
+            metadata.requires("contextwrap") or [],
+        )
         yield Check("contextwrap", "ok", __version__)
     except metadata.PackageNotFoundError:
         pythons, requirements = "", []

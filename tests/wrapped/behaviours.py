@@ -213,8 +213,11 @@ async def astream_events(s: Subject) -> Any:
 
 async def astream_log(s: Subject) -> Any:
     patches = await acame_of(lambda: _all(s.make(Heart()).astream_log(s.kind.asked, s.config())))
-    # Which branch goes on first decides how the steps fall into patches.
-    return sorted(str(step) for patch in patches for step in patch) if s.kind.concurrent else patches
+    if not s.kind.concurrent:
+        return patches
+    # Which branch goes on first decides how the steps fall into patches, and which of them begins the output.
+    steps = [str(step) for patch in patches for step in patch]
+    return sorted(step for step in steps if "'path': '/final_output" not in step)
 
 
 async def aerrors(s: Subject) -> Any:
