@@ -42,10 +42,9 @@ def this_machine() -> Iterator[Check]:
     """The versions that are installed here, beside what this contextwrap was made for."""
     try:
         about = metadata.metadata("contextwrap")
-        pythons, requirements = (
-            about["Requires-Python"] if "Requires-Python" in about else "",
-            metadata.requires("contextwrap") or [],
-        )
+        # `json` has a get: asked for what is not there, the metadata itself warns from Python 3.12 on.
+        pythons = str(about.json.get("requires_python", ""))
+        requirements = metadata.requires("contextwrap") or []
         yield Check("contextwrap", "ok", __version__)
     except metadata.PackageNotFoundError:
         pythons, requirements = "", []
