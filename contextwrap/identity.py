@@ -26,13 +26,22 @@ CAPTURES: Final = ("content", "metadata", "off")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who and where: what a session says of the conversations inside it."""
+    """Who and where: what a session says of the conversations inside it.
+
+    `fallback` is the thread of a session that names none: a run that does, such as a graph's, is in its own.
+    """
 
     user_id: str | None = None
     thread_id: str | None = None
+    fallback: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     capture: Capture = "content"
+
+    @property
+    def thread(self) -> str | None:
+        """Where it is recorded; None where every turn is a thread of its own."""
+        return self.thread_id or self.fallback
 
     def over(self, outer: Identity) -> Identity:
         """This identity, with what it does not say taken from `outer`; the one that captures less decides on that."""
@@ -43,6 +52,7 @@ class Identity:
         return Identity(
             user_id=self.user_id or outer.user_id,
             thread_id=self.thread_id or outer.thread_id,
+            fallback=self.fallback or outer.fallback,
             metadata={**outer.metadata, **self.metadata},
             tags=tuple(dict.fromkeys((*outer.tags, *self.tags))),
             capture=max(self.capture, outer.capture, key=CAPTURES.index),
@@ -55,9 +65,14 @@ NOBODY: Final = Identity()
 
 @dataclass(slots=True)
 class Turn:
-    """The last answer recorded in a session, the id promised to the next, and a rating that came before it."""
+    """The last answer recorded in a session, the id promised to the next, and a rating that came before it.
 
+    An answer in a session inside another is also the `outer` one's last, and takes what that one has promised.
+    """
+
+    outer: Turn | None = None
     answer_id: str | None = None
+    thread: str | None = None
     early: tuple[Rating, str | None] | None = None
     _promised: list[str] = field(default_factory=list)
 
@@ -76,7 +91,13 @@ class Turn:
         try:
             return self._promised.pop()
         except IndexError:
-            return new_id()
+            return self.outer.answer_takes() if self.outer is not None else new_id()
+
+    def answered(self, answer_id: str, thread: str) -> list[tuple[Rating, str | None]]:
+        """Remember the answer; the ratings that came before it."""
+        early = [] if self.early is None else [self.early]
+        self.answer_id, self.thread, self.early = answer_id, thread, None
+        return early if self.outer is None else [*early, *self.outer.answered(answer_id, thread)]
 
 
 @dataclass(slots=True)

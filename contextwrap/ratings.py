@@ -53,7 +53,7 @@ def rating_token(
         if message is None and thread is None and here is not None:
             if here.identity.capture == "off":
                 return None
-            message, thread = here.turn.promise(), here.identity.thread_id
+            message, thread = here.turn.promise(), here.turn.thread or here.identity.thread
         try:
             return issue(
                 _secret(client.settings),

@@ -5,6 +5,7 @@ Nested sessions inherit what they do not say. What they set is `identity.scope_v
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from contextwrap.client import default_client
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 class session:  # noqa: N801  a scope, read as `with session(...)`
     """A scope for one user's conversation, as `with` or `async with`.
 
-    Without a `thread_id` the scope is a thread of its own. `metadata` values are stored as text. `capture` says
-    what is kept: "content" everything, "metadata" all but the words, "off" nothing; inside another session the
-    one that keeps less decides. Raises ConfigurationError for another `capture`.
+    Without a `thread_id` the scope is a thread of its own, but for runs that name theirs (a graph's `thread_id`).
+    `metadata` values are stored as text. `capture` says what is kept: "content" everything, "metadata" all but the
+    words, "off" nothing; inside another session the one that keeps less decides. Raises ConfigurationError for another
+    `capture`.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
     @property
     def thread_id(self) -> str:
         """The thread everything inside is recorded in."""
-        return self._scope.identity.thread_id or ""
+        return self._scope.identity.thread or ""
 
     @property
     def answer_id(self) -> str:
@@ -114,12 +116,14 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
 
         outer = current_scope()
         identity = self._own.over(outer.identity) if outer is not None else self._own
-        if not identity.thread_id:
+        if not identity.thread:
             # Entered again it is the same conversation.
-            identity = Identity(thread_id=self._scope.identity.thread_id or new_id()).over(identity)
+            identity = replace(identity, fallback=self._scope.identity.fallback or new_id())
         turn = self._scope.turn
-        if outer is not None and outer.identity.thread_id == identity.thread_id:
+        if outer is not None and outer.identity.thread == identity.thread:
             turn = outer.turn
+        elif outer is not None:
+            turn.outer = outer.turn
         activity = Activity(outer=outer.activity if outer is not None else None)
         parent = outer.parent if outer is not None else None
         self._scope = Scope(identity=identity, turn=turn, activity=activity, parent=parent)
@@ -172,5 +176,8 @@ def _rate(scope: Scope, rating: Rating, feedback: str | None) -> bool:
         scope.turn.early = (rating, feedback)
         return True
     return default_client().rate(
-        rating, message=scope.turn.answer_id, thread=scope.identity.thread_id, feedback=feedback
+        rating,
+        message=scope.turn.answer_id,
+        thread=scope.turn.thread or scope.identity.thread,
+        feedback=feedback,
     )

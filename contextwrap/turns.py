@@ -48,14 +48,14 @@ def log_turn(
     answer = spoken.answer
     if answer is not None:
         answer = replace(answer, id=scope.turn.answer_takes())
-    thread = identity.thread_id or new_id()
+    thread = identity.thread or new_id()
     for client in clients or (default_client(),):
         # What another client was told, this one has not heard.
         memory = _heard.setdefault(client, Heard())
-        again = identity.thread_id and spoken.source and not memory.first_time(thread, spoken.source)
+        again = identity.thread and spoken.source and not memory.first_time(thread, spoken.source)
         last = () if answer is None or again else (answer,)
         then = (*spoken.between, *last)
-        news = memory.news(thread, spoken.heard, then) if identity.thread_id else spoken.heard
+        news = memory.news(thread, spoken.heard, then) if identity.thread else spoken.heard
         begun = (replace(message, event_timestamp=message.event_timestamp or begun_at) for message in news)
         messages = (*begun, *then)
         if not messages:
@@ -73,10 +73,9 @@ def forget_threads() -> None:
 
 
 def _remember_answer(client: ContextWrap, scope: Scope, thread: str, answer: Message) -> None:
-    early, scope.turn.early = scope.turn.early, None
-    scope.turn.answer_id = answer.id
-    if early is not None:
-        client.rate(early[0], message=answer.id, thread=thread, feedback=early[1])
+    assert answer.id is not None
+    for rating, feedback in scope.turn.answered(answer.id, thread):
+        client.rate(rating, message=answer.id, thread=thread, feedback=feedback)
 
 
 def _metadata(scope: Scope, answers: tuple[Message, ...]) -> dict[str, str]:

@@ -10,19 +10,21 @@ for that header. Needs no web framework.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from contextwrap.client import default_client
 from contextwrap.errors import ConfigurationError
-from contextwrap.identity import CAPTURES, current_scope, scope_var
+from contextwrap.identity import CAPTURES, current_scope
+from contextwrap.model import MAX_METADATA_VALUE
 from contextwrap.sessions import session
+from contextwrap.streams import entered
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, MutableMapping
 
-    from contextwrap.identity import Capture, Turn
+    from contextwrap.identity import Capture, Scope, Turn
 
     Message: TypeAlias = MutableMapping[str, Any]
     ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
@@ -32,18 +34,20 @@ Said: TypeAlias = str | Callable[[Any], Any] | None
 """A constant, or a callable over the ASGI scope or the WSGI environ."""
 
 ANSWER_HEADER: Final = "x-contextwrap-answer"
-_MAX_VALUE: Final = 256
+_EMPTY: Final = (204, 205)
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Middleware:
     """What both have: whose a request is, and what its response says of the answer.
 
-    `user_id`, `thread_id` and the values of `metadata` are each a constant or a callable; where that says nothing, a
-    header's value counts, then a cookie's (off unless named). A header is believed as it comes: let your gateway set
-    it, or name None. `capture` is a session's. `answer_header` names the response header with the answer's message
-    id, for `rate(message=…)`; a page of another origin sees it with Access-Control-Expose-Headers only. It names the
-    last answer of a response that is complete when it begins (it has a Content-Length), else the next one, which is
-    yet to be streamed. Raises ConfigurationError for another `capture`.
+    `user_id`, `thread_id` and the values of `metadata` are each a constant or a callable, which alone counts where it
+    is given; else a header's value does, then a cookie's (off unless named). A header is believed as it comes: let
+    your gateway set it, or name None. `capture` is a session's. `answer_header` names the response header with the
+    answer's message id, for `rate(message=…)`; a page of another origin sees it with Access-Control-Expose-Headers
+    only. It names the last answer of a response that is complete when it begins (it has a Content-Length), else the
+    next one, which is yet to be streamed; a failure, an empty response and HEAD have no next one, and a response that
+    has the header keeps its own. Raises ConfigurationError for another `capture`, and for what is no header's name.
     """
 
     def __init__(
@@ -63,11 +67,13 @@ class Middleware:
     ) -> None:
         if capture not in CAPTURES:
             raise ConfigurationError(f"capture is one of {', '.join(CAPTURES)}, not {capture!r}")
+        if answer_header is not None and not _HEADER_NAME.fullmatch(answer_header):
+            raise ConfigurationError(f"answer_header: {answer_header!r} is no name of a header")
         self._app = app
         self._user = user_id, user_header, user_cookie
         self._thread = thread_id, thread_header, thread_cookie
         self._metadata = dict(metadata or {})
-        self._tags = tuple(tags)
+        self._tags = (tags,) if isinstance(tags, str) else tuple(tags)
         self._capture = capture
         self._answer_header = answer_header
 
@@ -81,11 +87,15 @@ class Middleware:
             capture=self._capture,
         )
 
-    def _answer(self, turn: Turn, *, complete: bool) -> str | None:
-        """The id to send; None when there is no answer to speak of."""
-        if self._answer_header is None or self._capture == "off":
+    def _answer(self, turn: Turn, *, status: int, method: str, names: Iterable[str]) -> str | None:
+        """The id to send with a response of these headers; None when there is no answer to speak of."""
+        present = {name.lower() for name in names}
+        if self._answer_header is None or self._capture == "off" or self._answer_header.lower() in present:
             return None
-        return turn.answer_id if complete else turn.promise_next()
+        if "content-length" in present:
+            return turn.answer_id
+        streams = 200 <= status < 300 and status not in _EMPTY and method != "HEAD"  # noqa: PLR2004  HTTP's own
+        return turn.promise_next() if streams else None
 
 
 class ContextMiddleware(Middleware):
@@ -111,14 +121,15 @@ class ContextMiddleware(Middleware):
             async def send_with_answer(message: Message) -> None:
                 if message["type"] == "http.response.start" and here is not None:
                     with default_client().guard("web"):
-                        self._add(message, here.turn)
+                        self._add(message, here.turn, scope.get("method", ""))
                 await send(message)
 
             await self._app(scope, receive, send_with_answer)
 
-    def _add(self, message: Message, turn: Turn) -> None:
+    def _add(self, message: Message, turn: Turn, method: str) -> None:
         headers = list(message.get("headers", ()))
-        answer = self._answer(turn, complete=any(name.lower() == b"content-length" for name, _ in headers))
+        names = [name.decode("latin-1") for name, _ in headers]
+        answer = self._answer(turn, status=message["status"], method=method, names=names)
         if answer is not None:
             assert self._answer_header is not None
             message["headers"] = [*headers, (self._answer_header.lower().encode("latin-1"), answer.encode())]
@@ -137,57 +148,60 @@ class WSGIContextMiddleware(Middleware):
             value = environ.get("HTTP_" + name.upper().replace("-", "_"))
             return None if value is None else str(value)
 
-        # A Context of the request's own: a server reads the answer when, and in whichever thread, it likes.
-        context = copy_context()
-        context.run(self._session(environ, header).enter)
-        here = context[scope_var]
+        with self._session(environ, header):
+            here = current_scope()
         assert here is not None
 
         def start_with_answer(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             with default_client().guard("web"):
-                complete = any(name.lower() == "content-length" for name, _ in headers)
-                answer = self._answer(here.turn, complete=complete)
+                names = [name for name, _ in headers]
+                method = environ.get("REQUEST_METHOD", "")
+                answer = self._answer(here.turn, status=int(status[:3]), method=method, names=names)
                 if answer is not None:
                     headers = [*headers, (str(self._answer_header), answer)]
             return start_response(status, headers, *exc_info)
 
-        answer: Iterable[bytes] = context.run(self._app, environ, start_with_answer)
+        with entered(here):
+            answer: Iterable[bytes] = self._app(environ, start_with_answer)
         file_wrapper = environ.get("wsgi.file_wrapper")
         sent_whole = isinstance(file_wrapper, type) and isinstance(answer, file_wrapper)
         if sent_whole or isinstance(answer, (list, tuple, bytes)):
             return answer
-        return _Answer(answer, context)
+        return _Answer(answer, here)
 
 
 class _Answer:
-    """An answer's chunks, each made in the request's own Context."""
+    """An answer's chunks, each made in the request's session; between them the server's thread is in none."""
 
-    def __init__(self, answer: Iterable[bytes], context: Context) -> None:
+    def __init__(self, answer: Iterable[bytes], here: Scope) -> None:
         self._answer = answer
-        self._context = context
+        self._here = here
         self._chunks: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        if self._chunks is None:
-            self._chunks = self._context.run(iter, self._answer)
-        return self._context.run(next, self._chunks)
+        with entered(self._here):
+            if self._chunks is None:
+                self._chunks = iter(self._answer)
+            return next(self._chunks)
 
     def close(self) -> None:
         """PEP 3333: the server has read all it wants."""
         close = getattr(self._answer, "close", None)
         if close is not None:
-            self._context.run(close)
+            with entered(self._here):
+                close()
 
 
 def _found(
     said: Said, header: str | None, cookie: str | None, request: Any, headers: Callable[[str], str | None], cookies: str
 ) -> str | None:
-    value = _said(said, request)
-    if value is None and header is not None:
-        value = _clean(headers(header))
+    if said is not None:
+        # Who is asked for is not also taken from whoever sends the request.
+        return _said(said, request)
+    value = None if header is None else _clean(headers(header))
     if value is None and cookie is not None:
         pairs = (part.strip().partition("=") for part in cookies.split(";"))
         value = _clean(next((value for name, _, value in pairs if name == cookie), None))
@@ -202,5 +216,5 @@ def _said(said: Said, request: Any) -> str | None:
 
 def _clean(value: Any) -> str | None:
     """What may name somebody: text with something in it; without end, nobody's name."""
-    text = "" if value is None else str(value).strip().strip('"')[:_MAX_VALUE]
+    text = "" if value is None else str(value).strip().strip('"')[:MAX_METADATA_VALUE]
     return text or None

@@ -10,7 +10,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 import contextwrap
-from contextwrap import wrap
+from contextwrap import session, wrap
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +69,16 @@ def test_an_interrupt_is_no_answer_and_no_error(home):
     graph.invoke({"messages": [("user", "do it")]}, config)
     graph.invoke(Command(resume="yes"), config)
     assert _said(home) == [("t", [("user", "do it")]), ("t", [("user", "yes"), ("assistant", "so: yes")])]
+
+
+def test_a_session_that_names_no_thread_leaves_the_graph_its_own(answering, home):
+    """Of a user's session, as a middleware opens one a request, the graph's own thread goes on."""
+    for said in ("one", "two"):
+        with session(user_id="ada"):
+            answering.invoke({"messages": [("user", said)]}, {"configurable": {"thread_id": "t"}})
+    assert [(item.id, item.user_id, len(item.messages)) for item in parcels.conversations(home)] == [
+        ("t", "ada", 2)
+    ] * 2
+    with session(user_id="ada", thread_id="said"):
+        answering.invoke({"messages": [("user", "three")]}, {"configurable": {"thread_id": "t"}})
+    assert parcels.conversations(home)[-1].id == "said"

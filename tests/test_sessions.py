@@ -296,3 +296,15 @@ def test_a_user_given_as_one_tag_is_one_tag(client, home):
     with session(tags="vip"):
         Echo().invoke("hi")
     assert conversations(home)[0].metadata["tags"] == "vip"
+
+
+def test_an_inner_threads_answer_is_the_outer_sessions_last(client, home):
+    """What a session inside answers, in a thread of its own, can be rated from outside, before and after."""
+    with session(thread_id="outer") as outer:
+        outer.rate(1)
+        with session(thread_id="inner"):
+            Echo().invoke("hi")
+        outer.rate(-1, feedback="no")
+    answer = conversations(home)[0].messages[-1].id
+    assert conversations(home)[0].id == "inner"
+    assert [(log.rated, log.marks[0].rating) for log in ratings(home)] == [(answer, 1), (answer, -1)]

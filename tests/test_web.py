@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections import Counter
@@ -200,6 +201,62 @@ def test_a_response_without_an_answer_names_none(kind):
         assert ANSWER_HEADER not in client.get("/nothing").headers
 
 
+def _plain_asgi(status, headers):
+    async def app(scope, receive, send):
+        given = [(name.encode(), value.encode()) for name, value in headers]
+        await send({"type": "http.response.start", "status": status, "headers": given})
+        await send({"type": "http.response.body"})
+
+    return app
+
+
+def _plain_wsgi(status, headers):
+    def app(environ, start_response):
+        start_response(f"{status} Said", headers)
+        return []
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "headers", "named"),
+    [
+        ("GET", 200, [], 1),
+        ("HEAD", 200, [], 0),
+        ("GET", 204, [], 0),
+        ("GET", 205, [], 0),
+        ("GET", 304, [], 0),
+        ("GET", 302, [], 0),
+        ("GET", 500, [], 0),
+        ("GET", 200, [("X-Contextwrap-Answer", "own")], 1),
+    ],
+)
+async def test_an_id_is_promised_only_where_an_answer_can_follow(method, status, headers, named):
+    """A failure, a redirect, an empty response and HEAD promise nothing; a header that is there is the only one."""
+    heard = []
+
+    async def send(message):
+        heard.append(message)
+
+    scope = {"type": "http", "method": method, "headers": []}
+    await ContextMiddleware(_plain_asgi(status, headers))(scope, None, send)
+    asgi = [(name.decode(), value.decode()) for name, value in heard[0]["headers"]]
+    WSGIContextMiddleware(_plain_wsgi(status, headers))(
+        {"REQUEST_METHOD": method}, lambda status, headers: heard.append(headers)
+    )
+    for found in (asgi, heard[-1]):
+        assert [name.lower() for name, _ in found].count(ANSWER_HEADER) == named
+        assert [pair for pair in found if pair in headers] == headers
+
+
+def test_nested_in_itself_it_names_one_answer(home):
+    """Of two around each other in different threads the inner one, where the answer is recorded, names it."""
+    app = fastapi_app(thread_id="t")
+    app.add_middleware(ContextMiddleware, user_id="outer")
+    answers = TestClient(app).get("/stream/hi").headers.get_list(ANSWER_HEADER)
+    assert answers == [conversations(home)[0].messages[-1].id]
+
+
 @each_kind
 def test_all_else_is_unchanged(kind):
     """Status, headers, body, HEAD and errors are as without the middleware."""
@@ -245,12 +302,12 @@ def test_an_apps_error_is_its_own():
         ({"user_cookie": "uid"}, {"cookie": "uid=cookie", "x-user-id": "header"}, "header"),
         ({"user_id": "constant"}, {"x-user-id": "header"}, "constant"),
         ({"user_id": lambda request: type(request).__name__}, {"x-user-id": "header"}, "dict"),
-        ({"user_id": lambda _: None}, {"x-user-id": "header"}, "header"),
-        ({}, {"x-user-id": "x" * 1000}, "x" * 256),
+        ({"user_id": lambda _: None}, {"x-user-id": "header"}, None),
+        ({}, {"x-user-id": "x" * 5000}, "x" * 4096),
     ],
 )
 def test_whose_request_it_is(home, kind, options, headers, user):
-    """A callable or constant goes before the header, that before a cookie, which is off unless named."""
+    """A callable or constant alone counts; else the header, then a cookie, which is off unless named."""
     with served(kind, **options) as client:
         client.get("/sync/hi", headers=headers)
     assert [one.user_id for one in conversations(home)] == [user]
@@ -259,7 +316,7 @@ def test_whose_request_it_is(home, kind, options, headers, user):
 @each_kind
 def test_metadata_tags_and_capture(home, kind):
     """What is said of all requests is said of each; what is off is not recorded."""
-    with served(kind, metadata={"release": "2", "none": None}, tags=["web"]) as client:
+    with served(kind, metadata={"release": "2", "none": None}, tags="web") as client:
         client.get("/sync/hi")
     (one,) = conversations(home)
     assert dict(one.metadata) == {"release": "2", "tags": "web", "model": "echo-1"}
@@ -268,6 +325,13 @@ def test_metadata_tags_and_capture(home, kind):
     assert len(conversations(home)) == 1
     with pytest.raises(ConfigurationError, match="capture"):
         KINDS[kind][0](capture="some").wsgi_app if kind == "wsgi" else ContextMiddleware(None, capture="some")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\r\nset-cookie: b", "ä"])
+def test_a_name_that_no_header_has_is_refused(name):
+    """A header's name is checked where the middleware is set up, not in each response."""
+    with pytest.raises(ConfigurationError, match="header"):
+        WSGIContextMiddleware(None, answer_header=name)
 
 
 @each_kind
@@ -415,3 +479,36 @@ def test_plain_wsgi(home):
     assert started == [
         ("200 OK", {"Content-Type": "text/plain", ANSWER_HEADER: conversations(home)[0].messages[-1].id})
     ]
+
+
+def test_a_session_of_the_endpoints_own_is_answered_too(home):
+    """An endpoint that opens a session of another thread still has its answer named in the header."""
+    app = FastAPI()
+
+    @app.get("/{kind}")
+    def endpoint(kind: str):
+        with session(thread_id="other"):
+            if kind == "stream":
+                return StreamingResponse(BOT.stream(asked("hi")))
+            return {"answer": BOT.invoke(asked("hi"))}
+
+    browser = TestClient(ContextMiddleware(app))
+    named = [browser.get(f"/{kind}").headers[ANSWER_HEADER] for kind in ("whole", "stream")]
+    assert named == [one.messages[-1].id for one in conversations(home)]
+    assert {one.id for one in conversations(home)} == {"other"}
+
+
+def test_what_the_app_sets_is_seen_around_it(home):
+    """A ContextVar that a WSGI app sets is there for other middleware around it, as without ours."""
+    var = contextvars.ContextVar("var", default="unset")
+
+    def app(environ, start_response):
+        var.set("by the app")
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    def run():
+        WSGIContextMiddleware(app)({"REQUEST_METHOD": "GET"}, lambda *_: None)
+        return var.get()
+
+    assert contextvars.copy_context().run(run) == "by the app"
