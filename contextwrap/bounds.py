@@ -1,6 +1,7 @@
 """What the Context API takes of one conversation: what is beyond is cut, and said, instead of refused later.
 
-Pure. `lost` is told each kind of cut once a conversation, in words a user can read.
+Pure. `lost` is told each kind of cut once a conversation, in words a user can read. `bounded` counts what the API
+counts; `parts` has the last word, on bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextwrap.model import (
     Conversation,
     Message,
     has_half_characters,
+    to_json,
 )
 
 if TYPE_CHECKING:
@@ -27,10 +29,18 @@ if TYPE_CHECKING:
 
 Bounded = TypeVar("Bounded", Conversation, Message)
 
+# A server takes 5 MiB a call; the ids and times that sealing adds are not in yet.
+MAX_BYTES: Final = 4 * 1024 * 1024
+
+# What JSON makes of one character at most: two escapes, beside a lone surrogate.
+_WIDEST: Final = 12
+# The keys and punctuation around one message.
+_FRAME: Final = 256
 _LONG_ID: Final = f"replaced: an id that is no text of 1 to {MAX_ID} characters"
 _MANY_KEYS: Final = f"cut: metadata with more than {MAX_METADATA_KEYS} keys"
 _LONG_VALUE: Final = f"cut: a metadata value longer than {MAX_METADATA_VALUE} characters"
 _LONG_TEXT: Final = f"cut: text longer than {MAX_TEXT} characters"
+_LARGE: Final = f"cut: a message larger than {MAX_BYTES} bytes"
 _DEEP_INPUT: Final = f"cut: a tool's input nested deeper than {MAX_DEPTH - 8} levels"
 
 
@@ -58,18 +68,88 @@ def bounded_id(text: str, *, lost: Callable[[str], None]) -> str:
     return result
 
 
-def parts(conversation: Conversation) -> Iterator[Conversation]:
-    """The conversation in as many calls as it takes; each appends to the one before."""
+def bounded_text(text: str, *, lost: Callable[[str], None]) -> str:
+    """The text as one call can carry it."""
+    result, limit = text[:MAX_TEXT], MAX_TEXT
+    while len(result) * _WIDEST > MAX_BYTES and len(to_json(result)) > MAX_BYTES:
+        limit //= 2
+        result = result[:limit]
+    if result != text:
+        lost(_LONG_TEXT)
+    return result
+
+
+def parts(conversation: Conversation, *, lost: Callable[[str], None]) -> Iterator[Conversation]:
+    """The conversation in as many calls as it takes; each appends to the one before.
+
+    A message that no call could carry is cut, and `lost` told.
+    """
+    messages = conversation.messages
+    if len(messages) <= MAX_MESSAGES and _at_most(conversation) <= MAX_BYTES:
+        yield conversation
+        return
+    # One lone surrogate, and all JSON of the call is escaped.
+    encode = _escaped if has_half_characters(_json(conversation.to_wire())) else to_json
+    whole = replace(conversation, messages=())
+    frame = _fitting(whole, MAX_BYTES // 2, encode)
+    room = MAX_BYTES - len(encode(frame.to_wire()))
+    fitting = [_fitting(message, room, encode) for message in messages]
+    if frame is not whole or any(one is not other for one, other in zip(fitting, messages, strict=True)):
+        lost(_LARGE)
     batch: list[Message] = []
-    size = 0
-    for message in conversation.messages:
-        length = len(message.message) + len(message.observation or "") + len(message.thought or "")
-        if batch and (len(batch) == MAX_MESSAGES or size + length > MAX_TEXT):
-            yield replace(conversation, messages=tuple(batch))
-            batch, size = [], 0
+    filled = 0
+    for message in fitting:
+        size = len(encode(message.to_wire())) + 1
+        if batch and (len(batch) == MAX_MESSAGES or filled + size > room):
+            yield replace(frame, messages=tuple(batch))
+            batch, filled = [], 0
         batch.append(message)
-        size += length
-    yield replace(conversation, messages=tuple(batch))
+        filled += size
+    yield replace(frame, messages=tuple(batch))
+
+
+def _at_most(conversation: Conversation) -> int:
+    """How many bytes its JSON can be, without making it."""
+    characters = len(conversation.feedback or "") + _length(conversation.metadata)
+    for row in conversation.messages:
+        texts = (row.message, row.thought, row.observation, row.name, row.id)
+        characters += sum([len(text) for text in texts if text]) + _length(row.metadata)
+        if row.input is not None:
+            characters += len(_json(row.input))
+    return _WIDEST * characters + _FRAME * (1 + len(conversation.messages))
+
+
+def _length(metadata: Mapping[str, str]) -> int:
+    return sum([len(key) + len(value) + 1 for key, value in metadata.items()])
+
+
+def _fitting(thing: Bounded, room: int, encode: Callable[[Any], bytes]) -> Bounded:
+    limit = MAX_TEXT
+    while len(encode(thing.to_wire())) > room:
+        limit //= 2
+        thing = _shortened(thing, limit)
+    return thing
+
+
+def _shortened(thing: Bounded, limit: int) -> Bounded:
+    changes: dict[str, Any] = {"metadata": {key[:limit]: value[:limit] for key, value in thing.metadata.items()}}
+    if isinstance(thing, Message):
+        for name in ("message", "thought", "observation", "name"):
+            text = getattr(thing, name)
+            changes[name] = text and text[:limit]
+        text = thing.input if isinstance(thing.input, str) else _json(thing.input)
+        changes["input"] = thing.input if len(text) <= limit else text[:limit]
+    else:
+        changes["feedback"] = thing.feedback and thing.feedback[:limit]
+    return _changed(thing, **changes)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _escaped(value: Any) -> bytes:
+    return json.dumps(value, default=str).encode()
 
 
 def _id(text: str, cuts: dict[str, None]) -> str:
@@ -127,7 +207,7 @@ def _input(value: Any, cuts: dict[str, None]) -> Any:
     if _deeper(value, MAX_DEPTH - 8):
         cuts[_DEEP_INPUT] = None
         return _text(str(value), cuts)
-    text = json.dumps(value, default=str)
+    text = _json(value)
     return value if len(text) <= MAX_TEXT else _text(text, cuts)
 
 

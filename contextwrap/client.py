@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from contextwrap.bounds import bounded, bounded_id, parts
+from contextwrap.bounds import bounded, bounded_id, bounded_text, parts
 from contextwrap.guard import Guard, logger
 from contextwrap.ids import derived_id, new_id
-from contextwrap.keeping import FlushResult, Keep, OutboxKeep
+from contextwrap.keeping import FlushResult, Keep, OutboxKeep, forget_in
 from contextwrap.model import RATINGS, Conversation, Log, RatingMark, Route
 from contextwrap.sampling import sample_key, sampled
 from contextwrap.settings import Settings, load
@@ -113,12 +113,15 @@ class ContextWrap:
             keep = self._accepts("record")
             if keep is None:
                 return None
+            if not conversation.messages:
+                self.guard.lost("record: a conversation without messages")
+                return None
             key = new_id()
             conversation = replace(conversation, id=conversation.id or derived_id(key, "thread"))
             if not self._may_record(conversation):
                 return None
             allowed = self._redacted(bounded(conversation, lost=self.guard.lost))
-            sealed = [self._put(keep, part) for part in parts(allowed)]
+            sealed = [self._put(keep, part) for part in parts(allowed, lost=self.guard.lost)]
             with self._counting:
                 self._recorded += 1
             return replace(allowed, messages=tuple(message for part in sealed for message in part.messages))
@@ -132,18 +135,18 @@ class ContextWrap:
         Give `thread` beside `message` when you know it: then the rating can never overtake its message.
         Returns whether it was kept; it does not wait for delivery.
         """
-        if isinstance(rating, bool) or rating not in RATINGS:
-            self.guard.lost("rate: a rating is -1, 0 or +1")
-            return False
-        target = message or thread
-        if target is None:
-            self.guard.lost("rate: there is no answer to rate")
-            return False
         with self.guard("rate"):
+            if isinstance(rating, bool) or rating not in RATINGS:
+                self.guard.lost("rate: a rating is -1, 0 or +1")
+                return False
+            target = message or thread
+            if target is None:
+                self.guard.lost("rate: there is no answer to rate")
+                return False
             keep = self._accepts("rate")
             if keep is None:
                 return False
-            mark = RatingMark(rating=rating, feedback=self._redacted_feedback(feedback))
+            mark = RatingMark(rating=rating, feedback=self._allowed_feedback(feedback))
             rated, lane = (bounded_id(text, lost=self.guard.lost) for text in (target, thread or target))
             log = Log(route=Route.RATING, tenant_id=self.settings.tenant_id, rated=rated, marks=(mark,))
             keep.put(log, key=new_id(), lane=lane, at=self._clock().timestamp())
@@ -153,10 +156,13 @@ class ContextWrap:
     def forget(self, user_id: str) -> int:
         """Drop what still waits of this user in the home's outboxes, with their threads; says how many parcels went.
 
-        What a server has received is for the server to erase.
+        It may wait a second a file for other readers. What a server has received is for the server to erase; a rating
+        that waits alone, its turn being delivered, names nobody and stays.
         """
         with self.guard("forget"):
-            return self._keep.forget(str(user_id)) if self._keep is not None else 0
+            if self._keep is not None:
+                return self._keep.forget(str(user_id), lost=self.guard.lost)
+            return forget_in(self.settings.home, str(user_id), lost=self.guard.lost)
         return 0
 
     def flush(self, timeout: float = 10.0) -> FlushResult:
@@ -221,16 +227,20 @@ class ContextWrap:
         from contextwrap.redaction import bare, redacted  # noqa: PLC0415  6 ms of patterns, for who wants them
 
         try:
-            return redacted(conversation, self._redact)
+            # What stands for a thing may be longer than the thing.
+            return bounded(redacted(conversation, self._redact), lost=self.guard.lost)
         except Exception as error:  # noqa: BLE001  the host's callable may raise anything: then nothing is said
             self.guard.lost(f"redact: {type(error).__name__}")
             return bare(conversation)
 
-    def _redacted_feedback(self, feedback: str | None) -> str | None:
-        if self._redact is None or feedback is None:
+    def _allowed_feedback(self, feedback: str | None) -> str | None:
+        if feedback is None:
+            return None
+        feedback = bounded_text(str(feedback), lost=self.guard.lost)
+        if self._redact is None:
             return feedback
         try:
-            return self._redact(feedback)
+            return bounded_text(self._redact(feedback), lost=self.guard.lost)
         except Exception as error:  # noqa: BLE001  likewise
             self.guard.lost(f"redact: {type(error).__name__}")
             return None
@@ -254,10 +264,11 @@ class ContextWrap:
 
 
 class _Default:
-    """The one piece of global state: the client that `wrap`, decorators and sessions use."""
+    """The one piece of global state: the client that `wrap`, decorators and sessions use, and what makes it."""
 
     def __init__(self) -> None:
         self.client: ContextWrap | None = None
+        self.make: Callable[..., ContextWrap] = ContextWrap
         self.lock = threading.Lock()
 
 
@@ -280,7 +291,7 @@ def configure(
 
     The one before is shut down. The keywords are ContextWrap's; raises ConfigurationError and OutboxError like it.
     """
-    client = ContextWrap(
+    client = _default.make(
         endpoint=endpoint,
         token=token,
         home=home,
@@ -294,16 +305,19 @@ def configure(
         consent=consent,
         clock=clock,
     )
-    before = exchange_default(client)
+    before, _ = exchange_default(client)
     if before is not None:
         before.shutdown()
     return client
 
 
-def exchange_default(client: ContextWrap | None) -> ContextWrap | None:
-    """Make this the default client, and answer the one before, which is left as it is."""
+def exchange_default(
+    client: ContextWrap | None, make: Callable[..., ContextWrap] | None = None
+) -> tuple[ContextWrap | None, Callable[..., ContextWrap]]:
+    """Make this the default client, and `make` what makes the next ones; answers those before, left as they are."""
     with _default.lock:
-        before, _default.client = _default.client, client
+        before = _default.client, _default.make
+        _default.client, _default.make = client, make or _default.make
     return before
 
 
@@ -334,7 +348,7 @@ def is_idle() -> bool:
 
 def reset_defaults() -> None:
     """Shut the default client down and forget it, as tests want it."""
-    client = exchange_default(None)
+    client, _ = exchange_default(None)
     if client is not None:
         client.shutdown()
 
@@ -357,10 +371,10 @@ def shutdown(timeout: float | None = None) -> FlushResult:
 def _from_environment() -> ContextWrap:
     guard = Guard()
     with guard("start"):
-        return ContextWrap()
-    # Everything said, so that nothing is read from the environment that has just failed.
+        return _default.make()
+    # Everything said, so that nothing is read from the environment that has just failed; a home that holds nothing.
     idle = ContextWrap(
-        disabled=True, home=".", tenant_id="", redact=False, sample=1.0, sample_by="user", exit_timeout=0.0,
+        disabled=True, home=os.devnull, tenant_id="", redact=False, sample=1.0, sample_by="user", exit_timeout=0.0,
         allow_http=False,
     )  # fmt: skip
     idle.guard = guard

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -16,6 +17,7 @@ from contextwrap.model import Log, Request
 from contextwrap.settings import LOCAL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Literal
 
@@ -45,8 +47,8 @@ class Keep(Protocol):
     def flush(self, timeout: float) -> FlushResult:
         """Deliver what waits, for at most `timeout` seconds."""
 
-    def forget(self, user_id: str) -> int:
-        """Drop what waits of this user; says how much that was."""
+    def forget(self, user_id: str, *, lost: Callable[[str], None]) -> int:
+        """Drop what waits of this user and of their threads; says how much that was."""
 
     def close(self) -> None:
         """No more logs come."""
@@ -95,24 +97,9 @@ class OutboxKeep:
         delivered = self._courier.delivered if self._courier else 0
         return FlushResult(delivered=delivered, pending=counts.pending, dead=counts.dead)
 
-    def forget(self, user_id: str) -> int:
-        """From every outbox of this home, those of other processes included, dead letters too."""
-        from contextwrap.outbox import Outbox, outbox_files  # noqa: PLC0415  see above
-
-        def of_user(parcel: Parcel) -> bool:
-            return _user(parcel) == user_id
-
-        own = self.outbox
-        gone = own.purge(of_user) if own is not None else 0
-        for path in outbox_files(self._settings.home / "outbox"):
-            if own is not None and path == own.path:
-                continue
-            other = Outbox(path)
-            try:
-                gone += other.purge(of_user)
-            finally:
-                other.close()
-        return gone
+    def forget(self, user_id: str, *, lost: Callable[[str], None]) -> int:
+        """From every outbox of this home."""
+        return forget_in(self._settings.home, user_id, lost=lost)
 
     def close(self) -> None:
         """Stop the courier; what waits stays on disk."""
@@ -151,6 +138,44 @@ class OutboxKeep:
                     self._courier = Courier(outbox=outbox, address=settings.address, transport=transport)
                 self.outbox = outbox
             return self.outbox
+
+
+def forget_in(home: Path, user_id: str, *, lost: Callable[[str], None]) -> int:
+    """Drop what waits of this user and of their threads in every outbox of the home, whosever it is.
+
+    Says how many parcels went; `lost` is told of a file that cannot be used or still holds the words.
+    """
+    from contextwrap.outbox import outbox_files  # noqa: PLC0415  see above
+
+    lanes: set[str] = set()
+
+    def find(outbox: Outbox) -> int:
+        lanes.update(parcel.lane for parcel in outbox.parcels() if _user(parcel) == user_id)
+        return 0
+
+    def drop(outbox: Outbox) -> int:
+        gone = outbox.purge(lanes)
+        if not outbox.scrub():
+            lost("forget: the words are still in a file that somebody reads, forget once more")
+        return gone
+
+    # What a thread's rating waits in need not be the file that names its user.
+    readable = [path for path in outbox_files(home / "outbox") if _visited(path, find, lost) is not None]
+    return sum(_visited(path, drop, lost) or 0 for path in readable)
+
+
+def _visited(path: Path, do: Callable[[Outbox], int], lost: Callable[[str], None]) -> int | None:
+    from contextwrap.outbox import Outbox  # noqa: PLC0415  see above
+
+    try:
+        # Opening a file that has gone meanwhile would make it anew.
+        if not path.exists():
+            return None
+        with closing(Outbox(path)) as outbox:
+            return do(outbox)
+    except OutboxError as error:
+        lost(f"forget: {error}")
+        return None
 
 
 def _user(parcel: Parcel) -> str | None:

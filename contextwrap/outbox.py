@@ -22,12 +22,14 @@ from contextwrap.ids import new_id
 from contextwrap.settings import LOCAL as LOCAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
 LEASE_SECONDS: Final = 60.0
 
 _SCHEMA_VERSION: Final = 1
+# Other processes write here only for the length of one small transaction: waiting beats failing.
+_PATIENCE_MS: Final = 5000
 _DDL: Final = """
 CREATE TABLE IF NOT EXISTS parcels (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -90,8 +92,7 @@ class Outbox:
         self._clock = clock
         self._guard = threading.Lock()
         try:
-            # Other processes write here only for the length of one small transaction: waiting beats failing.
-            self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=_PATIENCE_MS / 1000, isolation_level=None, check_same_thread=False)
             try:
                 _prepare(self._db, path, checkpoints=checkpoints)
             except BaseException:
@@ -182,24 +183,43 @@ class Outbox:
         with self._transaction() as db:
             db.execute("UPDATE parcels SET dead = 1, attempts = attempts + 1, reason = ? WHERE seq = ?", (reason, seq))
 
-    def purge(self, chosen: Callable[[Parcel], bool]) -> int:
-        """Drop the chosen parcels and all others of their lanes, dead letters too; their bytes leave the file.
+    def parcels(self) -> Iterator[Parcel]:
+        """Every parcel, leased ones and dead letters too, oldest first; the outbox works on meanwhile."""
+        seq = -1
+        while True:
+            with self._using() as db:
+                rows = db.execute(
+                    f"SELECT {_COLUMNS} FROM parcels WHERE seq > ? ORDER BY seq LIMIT 100",  # noqa: S608  constants only
+                    (seq,),
+                ).fetchall()
+            if not rows:
+                return
+            yield from map(_parcel, rows)
+            seq = rows[-1][0]
 
-        Returns how many went.
+    def purge(self, lanes: Collection[str]) -> int:
+        """Drop all parcels of these lanes, for any address, dead letters too; returns how many went.
+
+        Their bytes leave the file with the next `scrub`.
         """
-        with self._using() as db:
-            db.execute("PRAGMA secure_delete = ON")
         with self._transaction() as db:
-            rows = db.execute(f"SELECT {_COLUMNS} FROM parcels")  # noqa: S608  constants only
-            lanes = {(parcel.address, parcel.lane) for parcel in map(_parcel, rows) if chosen(parcel)}
-            before = db.total_changes
-            db.executemany("DELETE FROM parcels WHERE address = ? AND lane = ?", sorted(lanes))
-            gone = db.total_changes - before
-        with self._using() as db, suppress(sqlite3.OperationalError):
-            # Pages that were free before hold what was delivered; while somebody else reads, they stay.
-            db.execute("VACUUM")
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return gone
+            seqs = [(seq,) for seq, lane in db.execute("SELECT seq, lane FROM parcels") if lane in lanes]
+            db.executemany("DELETE FROM parcels WHERE seq = ?", seqs)
+        return len(seqs)
+
+    def scrub(self) -> bool:
+        """Take the bytes of all that was dropped or delivered out of the file; False while somebody reads it."""
+        with self._using() as db:
+            # Whoever writes waits for this: not for long.
+            db.execute("PRAGMA busy_timeout = 1000")
+            try:
+                db.execute("VACUUM")
+                (busy, *_) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+        return not busy
 
     def counts(self, address: str | None = None) -> Counts:
         """How many wait and how many are dead, for one address or for all."""

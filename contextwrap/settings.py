@@ -56,6 +56,22 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise ValueError(_A_SHARE)
+    return share
+
+
+def _sampled_by(text: str) -> str:
+    if text not in _SAMPLED_BY:
+        raise ValueError(f"say {' or '.join(_SAMPLED_BY)}")
+    return text
+
+
+_A_SHARE: Final = "say a share from 0 to 1"
+_SAMPLED_BY: Final = ("user", "thread")
+
 TABLE: Final = (
     Setting(
         name="endpoint",
@@ -104,14 +120,14 @@ TABLE: Final = (
         name="sample",
         variables=("CONTEXTWRAP_SAMPLE",),
         default=lambda: 1.0,
-        parse=float,
+        parse=_share,
         help="which share of users or threads is recorded, 0 to 1; the same ones in every process",
     ),
     Setting(
         name="sample_by",
         variables=("CONTEXTWRAP_SAMPLE_BY",),
         default=lambda: "user",
-        parse=str,
+        parse=_sampled_by,
         help="what is sampled: `user` (a thread, where nobody is named) or `thread`",
     ),
     Setting(
@@ -190,10 +206,11 @@ def _from_environment(setting: Setting, environ: Mapping[str, str]) -> Any:
 def _check(settings: Settings) -> None:
     if len(settings.tenant_id) >= MAX_TENANT:
         raise ConfigurationError(f"tenant_id must be shorter than {MAX_TENANT} characters")
-    if not 0 <= settings.sample <= 1:
-        raise ConfigurationError(f"sample is a share from 0 to 1, not {settings.sample!r}")
-    if settings.sample_by not in {"user", "thread"}:
-        raise ConfigurationError(f"sample_by is user or thread, not {settings.sample_by!r}")
+    sample: Any = settings.sample
+    if not isinstance(sample, (int, float)) or not 0 <= sample <= 1:
+        raise ConfigurationError(f"sample={sample!r}: {_A_SHARE}")
+    if settings.sample_by not in _SAMPLED_BY:
+        raise ConfigurationError(f"sample_by={settings.sample_by!r}: say {' or '.join(_SAMPLED_BY)}")
     if not settings.disabled:
         _check_endpoint(settings)
 

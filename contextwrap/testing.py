@@ -12,15 +12,17 @@ In pytest the fixture `contextwrap_log` is the same, around one test.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from contextwrap.client import ContextWrap, exchange_default
 from contextwrap.keeping import FlushResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
     from typing import Literal
 
@@ -62,7 +64,7 @@ class CapturedLog:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._logs: list[tuple[Log, str]] = []
-        self._client: ContextWrap | None = None
+        self._clients: list[ContextWrap] = []
 
     @property
     def conversations(self) -> list[CapturedConversation]:
@@ -81,12 +83,12 @@ class CapturedLog:
     @property
     def lost(self) -> Mapping[str, int]:
         """What could not be recorded, by reason."""
-        return self._client.stats().lost if self._client is not None else {}
+        return _sum(client.stats().lost for client in self._clients)
 
     @property
     def skipped(self) -> Mapping[str, int]:
         """What was left out by sampling or consent, by reason."""
-        return self._client.stats().skipped if self._client is not None else {}
+        return _sum(client.stats().skipped for client in self._clients)
 
     def clear(self) -> None:
         """Forget what was recorded so far."""
@@ -104,7 +106,7 @@ class CapturedLog:
         """Nothing waits for anything."""
         return FlushResult(delivered=len(self._taken()))
 
-    def forget(self, user_id: str) -> int:
+    def forget(self, user_id: str, *, lost: Callable[[str], None]) -> int:  # noqa: ARG002  likewise
         """Drop the threads of this user."""
         with self._lock:
             lanes = {lane for log, lane in self._logs if log.conversation and log.conversation.user_id == user_id}
@@ -129,7 +131,9 @@ class captured:  # noqa: N801  a scope, read as `with captured() as log`
     """Record into memory whatever is wrapped or tracked, before or inside, in any thread, as `with` or `async with`.
 
     The default client of before is back at the end. The keywords are ContextWrap's; no setting comes from the
-    environment. A ContextCallbackHandler that was given an endpoint of its own keeps sending there.
+    environment. An app that calls `configure` inside stays in memory too: its redaction, sampling, consent, clock and
+    tenant apply where none is given here. A ContextCallbackHandler that was given an endpoint of its own keeps
+    sending there.
     """
 
     def __init__(
@@ -150,19 +154,18 @@ class captured:  # noqa: N801  a scope, read as `with captured() as log`
             "consent": consent,
             "clock": clock,
         }
-        self._before: list[ContextWrap | None] = []
+        self._before: list[tuple[ContextWrap | None, Callable[..., ContextWrap]]] = []
 
     def __enter__(self) -> CapturedLog:
         log = CapturedLog()
-        # No file is made: the folder is only named.
-        log._client = ContextWrap(home=".", keep=log, **self._options)  # noqa: SLF001  its own module
-        self._before.append(exchange_default(log._client))  # noqa: SLF001
+        make = partial(self._made, log)
+        self._before.append(exchange_default(make(), make))
         return log
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        exchange_default(self._before.pop())
+        exchange_default(*self._before.pop())
 
     async def __aenter__(self) -> CapturedLog:
         return self.__enter__()
@@ -171,6 +174,13 @@ class captured:  # noqa: N801  a scope, read as `with captured() as log`
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)
+
+    def _made(self, log: CapturedLog, **said: Any) -> ContextWrap:
+        options = {name: said.get(name) if here is None else here for name, here in self._options.items()}
+        # No file is made: the folder is only named.
+        client = ContextWrap(home=".", keep=log, **options)
+        log._clients.append(client)  # noqa: SLF001  its own module
+        return client
 
 
 class fixed_clock:  # noqa: N801  read as a function: `captured(clock=fixed_clock())`
@@ -186,6 +196,13 @@ class fixed_clock:  # noqa: N801  read as a function: `captured(clock=fixed_cloc
         with self._lock:
             now, self._next = self._next, self._next + self._step
         return now
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total)
 
 
 def _conversation(conversation: Conversation) -> CapturedConversation:

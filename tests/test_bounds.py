@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from parcels import conversations, sent
 
 import contextwrap
-from contextwrap.bounds import bounded, bounded_id, parts
+from contextwrap.bounds import MAX_BYTES, bounded, bounded_id, bounded_text, parts
 from contextwrap.model import (
     MAX_ID,
     MAX_MESSAGES,
@@ -102,7 +102,7 @@ def test_parts_are_the_whole(sizes):
     """In however many calls: all messages, in order, each call within bounds."""
     whole = Conversation(id="t", messages=tuple(row(message="x" * size * 250_000) for size in sizes))
     inside, _ = cut(whole)
-    batches = list(parts(inside))
+    batches = list(parts(inside, lost=[].append))
     assert tuple(message for batch in batches for message in batch.messages) == inside.messages
     assert all(len(to_json(batch.to_wire())) <= MAX_BODY for batch in batches)
 
@@ -127,3 +127,66 @@ def test_cuts_are_counted(home, monkeypatch):
     assert client.stats().lost == {f"replaced: an id that is no text of 1 to {MAX_ID} characters": 3}
     turn, rating = sent(home)
     assert rating.rated == turn.conversation.id
+
+
+SMILE = "\N{GRINNING FACE}"
+LARGE = {
+    "escapes": Conversation(id="t", messages=(row(message="\0" * MAX_TEXT),)),
+    "wide": Conversation(id="t", messages=(row(message=SMILE * MAX_TEXT, observation=SMILE * MAX_TEXT),)),
+    "all escaped": Conversation(id="t", messages=(row(message="\ud800" + SMILE * (MAX_TEXT - 1)),)),
+    "a name": Conversation(id="t", messages=(row(type="tool", name="n" * 6_000_000),)),
+    "a key": Conversation(id="t", messages=(row(),), metadata={"k" * 6_000_000: "x", "user_id": "ada"}),
+    "feedback": Conversation(id="t", messages=(row(),), feedback=SMILE * MAX_TEXT),
+    "every field": Conversation(
+        id="t",
+        messages=(
+            row(type="tool", message=SMILE * MAX_TEXT, thought=SMILE * MAX_TEXT, input={"k": SMILE * (MAX_TEXT - 10)}),
+        ),
+        metadata={str(number): SMILE * MAX_METADATA_VALUE for number in range(MAX_METADATA_KEYS)},
+    ),
+}
+
+
+@pytest.mark.parametrize("large", LARGE.values(), ids=LARGE)
+def test_what_no_call_could_carry_is_cut_and_said_once(large):
+    """The server counts bytes too: whatever is large, what is left passes it, in one call."""
+    inside, lost = cut(large)
+    (only,) = parts(inside, lost=lost.append)
+    assert lost == [f"cut: a message larger than {MAX_BYTES} bytes"]
+    accept(only)
+    assert only.user_id == large.user_id
+    assert list(parts(only, lost=lost.append)) == [only]
+
+
+MANY = {
+    "inputs": row(type="tool", input={"k": "x" * 20_000}),
+    "metadata": row(metadata={str(number): "x" * MAX_METADATA_VALUE for number in range(MAX_METADATA_KEYS)}),
+    "escapes": row(message="\0" * 10_000),
+    "half characters": row(message="\ud800" + SMILE * 10_000),
+    "names": row(type="tool", name="n" * 20_000),
+}
+
+
+@pytest.mark.parametrize("one", MANY.values(), ids=MANY)
+def test_what_is_only_much_is_several_calls(one):
+    """Whatever makes a conversation large, its messages arrive whole, in as many calls as that takes."""
+    whole = Conversation(id="t", metadata={"user_id": "ada"}, messages=(one,) * 300)
+    lost = []
+    batches = list(parts(whole, lost=lost.append))
+    assert tuple(message for batch in batches for message in batch.messages) == whole.messages
+    assert {(batch.id, batch.user_id) for batch in batches} == {("t", "ada")}
+    assert len(batches) > 1
+    assert lost == []
+    for batch in batches:
+        accept(batch)
+
+
+@given(st.text(max_size=200), st.integers(1, 40_000))
+def test_a_text_is_what_a_call_can_carry(text, times):
+    """Of any text the beginning is kept that a server takes; what fits is left alone."""
+    lost = []
+    kept = bounded_text(text * times, lost=lost.append)
+    assert (text * times).startswith(kept)
+    assert len(kept) <= MAX_TEXT
+    assert len(to_json(kept)) <= MAX_BYTES
+    assert lost == ([] if kept == text * times else [f"cut: text longer than {MAX_TEXT} characters"])

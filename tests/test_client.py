@@ -6,19 +6,22 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import sqlite3
 import threading
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
 from fakeserver import FakeServer
 from parcels import conversations, lines, ratings, sent
-from processes import killed, run
+from processes import killed, run, start
 
 from contextwrap import client as client_module
 from contextwrap.client import ContextWrap, FlushResult, configure, default_client, flush, is_configured, reset_defaults
 from contextwrap.errors import ConfigurationError, OutboxError
 from contextwrap.model import Conversation, Message, Route
-from contextwrap.outbox import outbox_files
+from contextwrap.outbox import Outbox, outbox_files
+from contextwrap.sampling import sampled
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 
@@ -277,3 +280,240 @@ def test_the_old_services_host_is_warned_of(home, caplog, host, warned):
     """Its name answers still, but for another company's product: one line says so, and nothing is refused."""
     with ContextWrap(endpoint=f"https://{host}", token="t", home=home):
         assert (f"{host} no longer serves the Context API" in caplog.text) is warned
+
+
+class Odd:
+    """A value that cannot be compared, as arrays cannot."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        raise ValueError("ambiguous")
+
+
+def test_a_rating_that_cannot_be_compared_is_counted(client, monkeypatch):
+    """Whatever is given as a rating, the host's call goes on."""
+    monkeypatch.delenv("CONTEXTWRAP_RAISE")
+    assert client.rate(Odd(), thread="t") is False
+    assert client.stats().lost == {"rate: ValueError": 1}
+
+
+def test_a_conversation_without_messages_is_counted(client, home):
+    """No server takes one, so none is sent."""
+    assert client.record(Conversation(messages=())) is None
+    assert client.stats().lost == {"record: a conversation without messages": 1}
+    assert sent(home) == []
+
+
+@pytest.mark.parametrize("by", ["user", "thread"])
+def test_who_is_not_sampled_is_left_out(home, by):
+    """A share of the users, or threads, is recorded; the rest is counted, but is no loss."""
+    names = [f"name-{number}" for number in range(100)]
+    with ContextWrap(home=home, sample=0.3, sample_by=by) as client:
+        for name in names:
+            fields = {"metadata": {"user_id": name}} if by == "user" else {"id": name, "metadata": {"user_id": "one"}}
+            kept = client.record(say(name, **fields))
+            assert (kept is not None) is sampled(name, 0.3)
+        stats = client.stats()
+    inside = [name for name in names if sampled(name, 0.3)]
+    assert [one.messages[0].message for one in conversations(home)] == inside
+    assert (stats.recorded, stats.skipped, stats.lost) == (len(inside), {"not sampled": 100 - len(inside)}, {})
+
+
+def test_consent_is_asked_for_user_and_thread(home):
+    """Consent gets the app's own ids; a no leaves the conversation out, and is no loss."""
+    asked = []
+
+    def consent(user_id, thread_id):
+        asked.append((user_id, thread_id))
+        return user_id == "ada"
+
+    with ContextWrap(home=home, consent=consent) as client:
+        assert client.record(say("yes", id="t1", metadata={"user_id": "ada"})) is not None
+        assert client.record(say("no", id="t2")) is None
+        stats = client.stats()
+    assert asked == [("ada", "t1"), (None, "t2")]
+    assert [one.id for one in conversations(home)] == ["t1"]
+    assert (stats.recorded, stats.skipped, stats.lost) == (1, {"no consent": 1}, {})
+
+
+def test_consent_that_fails_is_no(home):
+    """A consent callable that raises has not said yes; that is counted as a loss."""
+    with ContextWrap(home=home, consent=lambda user, thread: {}[user]) as client:
+        assert client.record(say("hi")) is None
+        assert (client.stats().skipped, client.stats().lost) == ({}, {"consent: KeyError": 1})
+    assert sent(home) == []
+
+
+def test_who_is_not_sampled_is_not_asked_for(home):
+    """Consent is a question about what would be recorded."""
+    with ContextWrap(home=home, sample=0, consent=lambda user, thread: {}[user]) as client:
+        assert client.record(say("hi")) is None
+        assert (client.stats().skipped, client.stats().lost) == ({"not sampled": 1}, {})
+
+
+def test_the_words_are_masked_before_they_are_written(home):
+    """With `redact` no file of the home ever holds what it masks, of messages and of feedback."""
+    with ContextWrap(home=home, redact="email") as client:
+        kept = client.record(say("i am ada@love.org"))
+        client.rate(1, message=kept.messages[0].id, feedback="write to ada@love.org")
+        assert kept.messages[0].message == "i am email@example.com"
+        assert held(home, b"ada@love.org") == []
+    assert ratings(home)[0].marks[0].feedback == "write to email@example.com"
+
+
+@pytest.mark.parametrize("redact", [lambda text: {}[text], lambda text: 5], ids=["raises", "returns no text"])
+def test_a_redactor_that_fails_costs_the_words(home, redact):
+    """Structure and rating are recorded, not a word is, and the failure is counted."""
+    with ContextWrap(home=home, redact=redact, clock=lambda: NOON) as client:
+        kept = client.record(say("secret", id="t", metadata={"user_id": "ada"}))
+        assert client.rate(1, thread="t", feedback="secret")
+        reasons = client.stats().lost
+    (one,), (rating,) = conversations(home), ratings(home)
+    assert one == kept
+    assert (one.id, one.user_id, lines(one)) == ("t", "ada", [("user", "")])
+    assert (rating.marks[0].rating, rating.marks[0].feedback) == (1, None)
+    assert list(reasons.values()) == [2]
+    assert next(iter(reasons)) in {"redact: KeyError", "redact: TypeError"}
+
+
+def test_a_redactor_that_adds_cannot_break_the_bounds(home):
+    """What stands for a text is cut like a text."""
+    with ContextWrap(home=home, redact=lambda text: text * 3) as client:
+        client.record(say("x" * 900_000))
+        assert client.stats().lost == {"cut: text longer than 1000000 characters": 1}
+    assert len(conversations(home)[0].messages[0].message) == 1_000_000
+
+
+@pytest.mark.parametrize("feedback", ["x" * 6_000_000, "\N{GRINNING FACE}" * 2_000_000, 5])
+def test_feedback_is_what_a_call_can_carry(client, home, feedback):
+    """Feedback is text, and cut to what a server takes."""
+    assert client.rate(1, thread="t", feedback=feedback)
+    (rating,) = ratings(home)
+    assert str(feedback).startswith(rating.marks[0].feedback)
+    assert client.stats().lost == ({} if feedback == 5 else {"cut: text longer than 1000000 characters": 1})
+
+
+def held(home, word):
+    """The names of the outbox's files that hold `word`."""
+    return [path.name for path in (home / "outbox").iterdir() if word in path.read_bytes()]
+
+
+def of(user, thread):
+    """A conversation of that user's in that thread, whose words can be looked for."""
+    return say(f"words of {user}", id=thread, metadata={"user_id": user})
+
+
+def test_a_forgotten_user_is_gone_from_the_disk(client, home):
+    """All that waits of the user goes, later turns and ratings of their threads too, and not a byte stays."""
+    client.record(of("ada", "t1"))
+    client.record(say("words of ada, later", id="t1"))
+    client.rate(1, thread="t1", feedback="words of ada")
+    client.record(of("bob", "t2"))
+    assert held(home, b"words of ada") != []
+    assert client.forget("ada") == 3
+    assert held(home, b"words of ada") == []
+    assert held(home, b"words of bob") != []
+    assert [one.user_id for one in conversations(home)] == ["bob"]
+    assert client.forget("ada") == 0
+    assert client.record(of("ada", "t3")) is not None
+    assert client.stats().lost == {}
+
+
+def test_what_was_delivered_is_forgotten_too(home):
+    """The pages a delivered record leaves behind in the file are wiped as well."""
+    with FakeServer() as server, ContextWrap(endpoint=server.url, token="t", home=home) as client:
+        client.record(of("ada", "t1"))
+        assert client.flush(15).pending == 0
+        assert client.forget("ada") == 0
+        assert held(home, b"words of ada") == []
+
+
+RECORD = """
+    import sys, time
+    from contextwrap.client import ContextWrap
+    from contextwrap.model import Conversation, Message
+    client = ContextWrap()
+    user, thread = sys.argv[1:]
+    metadata = {"user_id": user} if user else {}
+    client.record(
+        Conversation(messages=(Message(role="user", message="words of ada"),), id=thread, metadata=metadata)
+    )
+    client.rate(1, thread=thread, feedback="words of ada")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_other_processes_files_are_searched(client, home):
+    """Files of the living and the dead are searched, and a thread is the user's in whichever its turns wait."""
+    killed(RECORD, "ada", "t1", CONTEXTWRAP_HOME=home)
+    living = start(RECORD, "", "t1", CONTEXTWRAP_HOME=home)
+    try:
+        assert living.stdout.readline() == "ready\n"
+        client.record(of("bob", "t2"))
+        assert len(outbox_files(home / "outbox")) == 3
+        assert client.forget("ada") == 4
+        assert held(home, b"words of ada") == []
+    finally:
+        living.kill()
+        living.communicate(timeout=30)
+    assert [one.user_id for one in conversations(home)] == ["bob"]
+
+
+def test_dead_letters_are_forgotten(client, home):
+    """What was refused, and what waits for another address, is the user's still."""
+    client.record(of("ada", "t1"))
+    with closing(Outbox(outbox_files(home / "outbox")[0])) as outbox:
+        outbox.bury(outbox.lease("local")[0].seq, reason="HTTP 400")
+    assert client.forget("ada") == 1
+    assert held(home, b"words of ada") == []
+
+
+def test_who_records_nothing_can_forget(home):
+    """Forgetting works with recording switched off, and after shutdown."""
+    with ContextWrap(home=home) as client:
+        client.record(of("ada", "t1"))
+        client.record(of("bob", "t2"))
+    assert client.forget("ada") == 1
+    assert ContextWrap(home=home, disabled=True).forget("bob") == 1
+    assert sent(home) == []
+
+
+def test_a_file_that_cannot_be_read_stops_no_forgetting(client, home):
+    """The other files are purged all the same, and the one is counted by its name."""
+    client.record(of("ada", "t1"))
+    (home / "outbox" / "bad.sqlite").write_bytes(b"no database " * 500)
+    os.utime(home / "outbox" / "bad.sqlite", (1, 1))
+    assert client.forget("ada") == 1
+    (reason,) = client.stats().lost
+    assert reason.startswith("forget: cannot open the outbox")
+    assert "bad.sqlite" in reason
+
+
+def test_words_that_somebody_reads_are_told_of(client, home):
+    """While another reader holds the old pages they stay: that is counted, and the next time they go."""
+    client.record(of("ada", "t1"))
+    with closing(sqlite3.connect(outbox_files(home / "outbox")[0], isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM parcels").fetchall()
+        assert client.forget("ada") == 1
+    assert client.stats().lost == {
+        "forget: the words are still in a file that somebody reads, forget once more": 1,
+    }
+    assert client.forget("ada") == 0
+    assert held(home, b"words of ada") == []
+
+
+def test_the_default_client_forgets(home):
+    """`contextwrap.forget` is the default client's."""
+    configure(home=home).record(of("ada", "t1"))
+    assert client_module.forget("ada") == 1
+
+
+def test_an_environment_that_cannot_work_forgets_nothing(monkeypatch):
+    """Where no home is known nothing is looked for, opened or raised."""
+    monkeypatch.delenv("CONTEXTWRAP_RAISE")
+    monkeypatch.setenv("CONTEXTWRAP_SAMPLE", "most")
+    assert client_module.forget("ada") == 0
+    assert default_client().stats().lost == {"start: ConfigurationError": 1}

@@ -323,3 +323,59 @@ def test_files_come_oldest_first(tmp_path):
     os.utime(tmp_path / "b.sqlite", (1, 1))
     (tmp_path / "gone.sqlite").symlink_to(tmp_path / "nowhere")
     assert [path.name for path in outbox_files(tmp_path)] == ["b.sqlite", "a.sqlite"]
+
+
+def test_every_parcel_can_be_looked_through(outbox):
+    """Waiting, leased and dead, of every address, oldest first, more than one page of them."""
+    keys = [f"k{number}" for number in range(250)]
+    outbox.put([parcel(key, lane=key, address=LOCAL if number % 2 else "other") for number, key in enumerate(keys)])
+    first, *_ = outbox.lease(LOCAL, limit=5)
+    outbox.bury(first.seq, reason="HTTP 400")
+    assert [one.key for one in outbox.parcels()] == keys
+
+
+def test_the_outbox_works_while_it_is_looked_through(outbox):
+    """What is put and what goes meanwhile disturbs nobody."""
+    outbox.put([parcel(f"k{number}") for number in range(150)])
+    found = []
+    for one in outbox.parcels():
+        if not found:
+            outbox.put([parcel("late")])
+            outbox.ack([149])
+        found.append(one.key)
+    assert found == [*(f"k{number}" for number in range(150) if number != 148), "late"]
+
+
+def test_a_purged_lane_is_gone_whole(outbox, tmp_path):
+    """All parcels of a lane go, dead ones and those for other addresses too; other lanes stay."""
+    outbox.put([parcel("a1"), parcel("a2"), parcel("a3", address="other"), parcel("b1", lane="b")])
+    outbox.bury(outbox.lease(LOCAL, limit=1)[0].seq, reason="HTTP 400")
+    assert outbox.purge({"a", "unknown"}) == 3
+    assert outbox.counts() == Counts(pending=1)
+    assert outbox.purge(set()) == 0
+    assert taken(outbox) == ["b1"]
+
+
+def test_a_scrubbed_file_holds_only_what_waits(outbox, tmp_path):
+    """The bytes of what was purged or delivered are in no file any more; what waits, waits on."""
+    bodies = {name: name.encode() * 2000 for name in ("purged", "delivered", "waiting")}
+    outbox.put([parcel(name, lane=name, body=body) for name, body in bodies.items()])
+    outbox.checkpoint()
+    outbox.ack([one.seq for one in outbox.lease(LOCAL, seconds=0) if one.key == "delivered"])
+    outbox.purge({"purged"})
+    assert outbox.scrub()
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert [name for name in bodies if name.encode() * 3 in kept] == ["waiting"]
+    assert taken(outbox) == ["waiting"]
+
+
+def test_a_scrub_says_when_somebody_reads(outbox):
+    """While another connection holds the old pages the answer is False, and nothing is lost."""
+    outbox.put([parcel("a1"), parcel("b1", lane="b")])
+    with closing(sqlite3.connect(outbox.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM parcels").fetchall()
+        outbox.purge({"a"})
+        assert not outbox.scrub()
+    assert outbox.scrub()
+    assert taken(outbox) == ["b1"]

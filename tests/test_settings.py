@@ -96,6 +96,10 @@ def test_the_other_products_variable_is_never_read():
         ({"endpoint": "https://", "token": "t"}, "is not an http"),
         ({"endpoint": "http://[::1", "token": "t"}, "is not an http"),
         ({"tenant_id": "x" * 40}, "shorter than 40 characters"),
+        ({"sample": 1.5}, "sample=1.5: say a share"),
+        ({"sample": "0.5"}, "sample='0.5': say a share"),
+        ({"sample": float("nan")}, "sample=nan: say a share"),
+        ({"sample_by": "tenant"}, "sample_by='tenant': say user or thread"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(explicit, reason):
@@ -114,6 +118,11 @@ def test_settings_that_cannot_work_are_refused(explicit, reason):
         ("CONTEXTWRAP_EXIT_TIMEOUT", "-1"),
         ("CONTEXTWRAP_EXIT_TIMEOUT", "nan"),
         ("CONTEXTWRAP_EXIT_TIMEOUT", "inf"),
+        ("CONTEXTWRAP_SAMPLE", "most"),
+        ("CONTEXTWRAP_SAMPLE", "1.01"),
+        ("CONTEXTWRAP_SAMPLE", "-0.1"),
+        ("CONTEXTWRAP_SAMPLE", "nan"),
+        ("CONTEXTWRAP_SAMPLE_BY", "tenant"),
     ],
 )
 def test_a_bad_variable_is_named(variable, text):

@@ -15,10 +15,13 @@ from pathlib import Path
 import pytest
 from chains import ASKED, chain
 from fakemodels import Echo
+from fakeserver import FakeServer
+from parcels import lines
+from processes import run
 
 import contextwrap
-from contextwrap import rate, session, track_context, wrap
-from contextwrap.client import default_client, is_configured
+from contextwrap import ContextCallbackHandler, configure, rate, session, track_context, wrap
+from contextwrap.client import default_client, is_configured, reset_defaults
 from contextwrap.model import Conversation, Message
 from contextwrap.testing import EPOCH, captured, fixed_clock
 
@@ -203,3 +206,85 @@ def test_the_pytest_fixture(tmp_path):
     environ = {**os.environ, "PYTHONPATH": str(Path.cwd()), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path, env=environ, text=True)
     assert "3 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_an_app_that_configures_stays_in_memory(home, monkeypatch):
+    """What `configure` says inside of what is recorded applies, where the test says nothing else; no file is made."""
+    monkeypatch.delenv("CONTEXTWRAP_RAISE")
+    before = configure(home=home / "before")
+    with captured(clock=fixed_clock()) as log:
+        # Without its token, which only the deployment has, an endpoint would be refused outside.
+        configure(endpoint="https://context.example", home=home / "inside", redact="email", disabled=True)
+        with session(user_id="ada", thread_id="t"):
+            wrap(Echo()).invoke("i am x@y.org")
+        configure(consent=lambda user, thread: {}[user])
+        wrap(Echo()).invoke("hi")
+        reset_defaults()
+        with session():
+            wrap(Echo()).invoke("again")
+    assert [said(one)[0] for one in log.conversations] == [("user", "i am email@example.com"), ("user", "again")]
+    assert log.conversations[1].messages[0].event_timestamp.year == EPOCH.year
+    assert log.lost == {"consent: KeyError": 1}
+    assert default_client() is before
+    assert not (home / "inside").exists()
+    assert configure(home=home / "after").settings.home == home / "after"
+
+
+def test_a_test_says_more_than_the_app():
+    """What captured() was given wins over what the app configures inside."""
+    with captured(redact=False, tenant_id="test") as log:
+        client = configure(redact="email", tenant_id="acme", sample=0.0)
+        assert (client.settings.tenant_id, client.settings.sample) == ("test", 0.0)
+        configure(redact="email")
+        wrap(Echo()).invoke("i am x@y.org")
+    assert said(log.conversations[0])[0] == ("user", "i am x@y.org")
+
+
+def test_sampling_is_told():
+    """Who is not sampled is in the log as skipped."""
+    with captured(sample=0.0) as log:
+        wrap(Echo()).invoke("hi")
+    assert (log.conversations, log.skipped, log.lost) == ([], {"not sampled": 1}, {})
+
+
+def test_a_process_that_is_switched_off_is_captured():
+    """In a process that starts with recording switched off, as test runs do, captured() records all the same."""
+    assert run(
+        """
+        from langchain_core.runnables import RunnableLambda
+        from contextwrap import session, wrap
+        from contextwrap.testing import captured
+
+        bot = wrap(RunnableLambda(str.upper))
+        bot.invoke("before")
+        with captured() as log:
+            bot.invoke("inside")
+            with session():
+                RunnableLambda(str.upper).invoke("bare")
+        bot.invoke("after")
+        print([row.message for one in log.conversations for row in one.messages])
+        """,
+        CONTEXTWRAP_DISABLED=1,
+    ).strip() == str(["inside", "INSIDE", "bare", "BARE"])
+
+
+def test_a_handler_with_an_endpoint_of_its_own_is_not_captured(home, monkeypatch):
+    """Whoever says where to send is sent there, inside captured() too."""
+    monkeypatch.setenv("CONTEXTWRAP_HOME", str(home))
+    with FakeServer() as server, captured() as log:
+        handler = ContextCallbackHandler("token", endpoint=server.url)
+        Echo().invoke("hi", {"callbacks": [handler]})
+        handler.client.flush(15)
+        assert [lines(one.log.conversation) for one in server.asked] == [[("user", "hi"), ("assistant", "echo: hi")]]
+        handler.client.shutdown()
+    assert log.conversations == []
+
+
+async def test_flush_says_that_nothing_waits():
+    """Inside, flush and shutdown work, and nothing is left waiting."""
+    with captured():
+        wrap(Echo()).invoke("hi")
+        client = default_client()
+        assert (client.flush().delivered, client.flush().pending, client.flush().dead) == (1, 0, 0)
+        assert (await client.aflush()).pending == 0
+        assert client.shutdown().pending == 0

@@ -204,7 +204,7 @@ async def _events(runnable: Any, s: Subject) -> list[Any]:
     events = [event async for event in runnable.astream_events(s.kind.asked, s.config(tags=["host"]), version="v2")]
     for event in events:
         event["parent_ids"] = len(event["parent_ids"])
-    return sorted(events, key=str) if s.kind.concurrent else events
+    return sorted(events, key=str) if s.kind.concurrent or s.kind.unordered else events
 
 
 async def astream_events(s: Subject) -> Any:
@@ -213,7 +213,7 @@ async def astream_events(s: Subject) -> Any:
 
 async def astream_log(s: Subject) -> Any:
     patches = await acame_of(lambda: _all(s.make(Heart()).astream_log(s.kind.asked, s.config())))
-    if not s.kind.concurrent:
+    if not (s.kind.concurrent or s.kind.unordered):
         return patches
     # Which branch goes on first decides how the steps fall into patches, and which of them begins the output.
     steps = [str(step) for patch in patches for step in patch]

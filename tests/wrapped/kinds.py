@@ -82,7 +82,8 @@ class Clock(BaseTool):
 class Kind:
     """`make` returns a fresh bare one; `said` is the user's text as recorded, None where no turn is recorded.
 
-    `answer` is the recorded answer, None where it has to be only the text of what came back.
+    `answer` is the recorded answer, None where it has to be only the text of what came back. The branches of a
+    `concurrent` one race, and so do the first steps of an `unordered` one, bare as well.
     """
 
     make: Callable[[Heart], Any]
@@ -92,6 +93,7 @@ class Kind:
     answer: str | None = TEXT
     config: RunnableConfig | None = None
     concurrent: bool = False
+    unordered: bool = False
 
 
 def fresh(kind: Kind, heart: Heart) -> Any:
@@ -165,7 +167,9 @@ KINDS: dict[str, Kind] = {
     "structured": Kind(make=lambda h: ChatHeart(heart=h).with_structured_output(Card), answer=None),
     "retriever": Kind(make=lambda h: Shelf(heart=h), said=None),
     "tool": Kind(make=lambda h: Clock(heart=h), said=None),
-    "history": Kind(make=history, asked=ASKED, again=AGAIN, config={"configurable": {"session_id": "s1"}}),
+    "history": Kind(
+        make=history, asked=ASKED, again=AGAIN, config={"configurable": {"session_id": "s1"}}, unordered=True
+    ),
     "each": Kind(make=lambda h: chain(h).map(), asked=[ASKED], again=[AGAIN]),
     "configurable": Kind(make=lambda h: ChatHeart(heart=h).configurable_fields(prefix=ConfigurableField(id="prefix"))),
     "alternatives": Kind(
