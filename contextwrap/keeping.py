@@ -156,7 +156,7 @@ def forget_in(home: Path, user_id: str, *, lost: Callable[[str], None]) -> int:
     def drop(outbox: Outbox) -> int:
         gone = outbox.purge(lanes)
         if not outbox.scrub():
-            lost("forget: the words are still in a file that somebody reads, forget once more")
+            lost("forget: the words are still in a file that is in use, forget once more")
         return gone
 
     # What a thread's rating waits in need not be the file that names its user.

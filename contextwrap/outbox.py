@@ -207,19 +207,15 @@ class Outbox:
             db.executemany("DELETE FROM parcels WHERE seq = ?", seqs)
         return len(seqs)
 
-    def scrub(self) -> bool:
-        """Take the bytes of all that was dropped or delivered out of the file; False while somebody reads it."""
-        with self._using() as db:
-            # Whoever writes waits for this: not for long.
-            db.execute("PRAGMA busy_timeout = 1000")
-            try:
-                db.execute("VACUUM")
-                (busy, *_) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.OperationalError:
-                return False
-            finally:
-                db.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
-        return not busy
+    def scrub(self, *, seconds: float = 1.0) -> bool:
+        """Take the bytes of all that was dropped or delivered out of the file; False when others use it for so long."""
+        deadline = time.monotonic() + seconds
+        for step in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            while not self._undisturbed(step):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.01)
+        return True
 
     def counts(self, address: str | None = None) -> Counts:
         """How many wait and how many are dead, for one address or for all."""
@@ -281,6 +277,22 @@ class Outbox:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _undisturbed(self, step: str) -> bool:
+        """Whether the step could be done; a checkpoint that meets another gives up whatever it was told to wait.
+
+        https://www.sqlite.org/c3ref/wal_checkpoint_v2.html
+        """
+        with self._using() as db:
+            # Whoever writes waits for this: not for long.
+            db.execute("PRAGMA busy_timeout = 100")
+            try:
+                answer = db.execute(step).fetchone()
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+        return answer is None or answer[0] == 0
 
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:

@@ -499,7 +499,7 @@ def test_words_that_somebody_reads_are_told_of(client, home):
         reader.execute("SELECT * FROM parcels").fetchall()
         assert client.forget("ada") == 1
     assert client.stats().lost == {
-        "forget: the words are still in a file that somebody reads, forget once more": 1,
+        "forget: the words are still in a file that is in use, forget once more": 1,
     }
     assert client.forget("ada") == 0
     assert held(home, b"words of ada") == []

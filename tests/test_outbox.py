@@ -379,3 +379,26 @@ def test_a_scrub_says_when_somebody_reads(outbox):
         assert not outbox.scrub()
     assert outbox.scrub()
     assert taken(outbox) == ["b1"]
+
+
+def test_a_scrub_waits_for_another_checkpoint(outbox, tmp_path):
+    """Somebody who checkpoints all the time, as a courier does when idle, is waited for."""
+    stop = threading.Event()
+
+    def courier():
+        while not stop.wait(0.001):
+            outbox.lease(LOCAL)
+            outbox.checkpoint()
+
+    worker = threading.Thread(target=courier)
+    worker.start()
+    try:
+        with closing(Outbox(outbox.path)) as beside:
+            for number in range(50):
+                outbox.put([parcel(f"k{number}", body=b"words of ada")])
+                beside.purge({"a"})
+                assert beside.scrub(seconds=10)
+                assert not [path for path in tmp_path.iterdir() if b"words of ada" in path.read_bytes()]
+    finally:
+        stop.set()
+        worker.join()
