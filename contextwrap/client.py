@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from contextwrap.bounds import bounded, bounded_id, bounded_text, parts
 from contextwrap.guard import Guard, logger
+from contextwrap.identity import current_scope
 from contextwrap.ids import derived_id, new_id
 from contextwrap.keeping import FlushResult, Keep, OutboxKeep, forget_in
 from contextwrap.model import RATINGS, Conversation, Log, RatingMark, Route
@@ -37,11 +38,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What this process recorded so far, what it left out as it was told to, and what it lost; by reason."""
+    """What this client recorded so far, what it left out as it was told to, and what it lost, by reason.
+
+    `outbox` is what became of the recorded: parcels delivered, waiting and refused.
+    """
 
     recorded: int
     skipped: Mapping[str, int]
     lost: Mapping[str, int]
+    outbox: FlushResult
 
 
 class ContextWrap:
@@ -65,6 +70,9 @@ class ContextWrap:
         redact: Choice = None,
         sample: float | None = None,
         sample_by: Literal["user", "thread"] | None = None,
+        durability: Literal["call", "background"] | None = None,
+        outbox_limit: int | None = None,
+        flush_calls: bool | None = None,
         exit_timeout: float | None = None,
         allow_http: bool | None = None,
         consent: Callable[[str | None, str | None], bool] | None = None,
@@ -81,6 +89,9 @@ class ContextWrap:
                 "redact": redact,
                 "sample": sample,
                 "sample_by": sample_by,
+                "durability": durability,
+                "outbox_limit": outbox_limit,
+                "flush_calls": flush_calls,
                 "exit_timeout": exit_timeout,
                 "allow_http": allow_http,
             },
@@ -96,7 +107,7 @@ class ContextWrap:
         self._closed = False
         self._keep: Keep | None = keep
         if keep is None and not self.settings.disabled:
-            self._keep = OutboxKeep(self.settings)
+            self._keep = OutboxKeep(self.settings, lost=self._lost)
             _warn_of_the_old_host(self.settings.endpoint)
         _living.add(self)
 
@@ -124,6 +135,8 @@ class ContextWrap:
             sealed = [self._put(keep, part) for part in parts(allowed, lost=self.guard.lost)]
             with self._counting:
                 self._recorded += 1
+            if current_scope() is None:
+                self.call_over()
             return replace(allowed, messages=tuple(message for part in sealed for message in part.messages))
         return None
 
@@ -150,6 +163,8 @@ class ContextWrap:
             rated, lane = (bounded_id(text, lost=self.guard.lost) for text in (target, thread or target))
             log = Log(route=Route.RATING, tenant_id=self.settings.tenant_id, rated=rated, marks=(mark,))
             keep.put(log, key=new_id(), lane=lane, at=self._clock().timestamp())
+            if current_scope() is None:
+                self.call_over()
             return True
         return False
 
@@ -175,16 +190,31 @@ class ContextWrap:
         """`flush`, without blocking the event loop."""
         return await asyncio.to_thread(self.flush, timeout)
 
+    def call_over(self) -> None:
+        """The outermost session is over, or a turn outside of any: with `flush_calls`, deliver, for `exit_timeout`."""
+        if self.settings.flush_calls and not self._closed:
+            with self.guard("flush"):
+                if self._keep is not None:
+                    self._keep.flush(self.settings.exit_timeout, patient=False)
+
     def stats(self) -> Stats:
-        """What was recorded, left out and lost, since this client was made."""
+        """What was recorded, left out and lost, since this client was made, and what waits."""
+        outbox = FlushResult()
+        with self.guard("stats"):
+            if self._keep is not None and not self._closed:
+                outbox = self._keep.state()
         with self._counting:
-            return Stats(recorded=self._recorded, skipped=dict(self._skipped), lost=self.guard.counts())
+            return Stats(recorded=self._recorded, skipped=dict(self._skipped), lost=self.guard.counts(), outbox=outbox)
 
     def shutdown(self, timeout: float | None = None) -> FlushResult:
         """Flush within `timeout` seconds (default: exit_timeout) and stop; the rest stays on disk."""
         if self._closed:
             return FlushResult()
-        result = self.flush(self.settings.exit_timeout if timeout is None else timeout)
+        result = FlushResult()
+        with self.guard("shutdown"):
+            if self._keep is not None:
+                # A server that cannot be reached now is not waited for: what it is to have is on disk.
+                result = self._keep.flush(self.settings.exit_timeout if timeout is None else timeout, patient=False)
         self._closed = True
         with self.guard("shutdown"):
             if self._keep is not None:
@@ -253,6 +283,10 @@ class ContextWrap:
         keep.put(sealed, key=key, lane=sealed.conversation.id or key, at=self._clock().timestamp())
         return sealed.conversation
 
+    def _lost(self, reason: str) -> None:
+        # The guard of now: a child of fork has another.
+        self.guard.lost(reason)
+
     def _after_fork(self) -> None:
         """In a child of fork: what the parent holds, locks included, is the parent's."""
         if self._keep is not None:
@@ -282,6 +316,9 @@ def configure(
     redact: Choice = None,
     sample: float | None = None,
     sample_by: Literal["user", "thread"] | None = None,
+    durability: Literal["call", "background"] | None = None,
+    outbox_limit: int | None = None,
+    flush_calls: bool | None = None,
     exit_timeout: float | None = None,
     allow_http: bool | None = None,
     consent: Callable[[str | None, str | None], bool] | None = None,
@@ -300,6 +337,9 @@ def configure(
         redact=redact,
         sample=sample,
         sample_by=sample_by,
+        durability=durability,
+        outbox_limit=outbox_limit,
+        flush_calls=flush_calls,
         exit_timeout=exit_timeout,
         allow_http=allow_http,
         consent=consent,
@@ -374,8 +414,8 @@ def _from_environment() -> ContextWrap:
         return _default.make()
     # Everything said, so that nothing is read from the environment that has just failed; a home that holds nothing.
     idle = ContextWrap(
-        disabled=True, home=os.devnull, tenant_id="", redact=False, sample=1.0, sample_by="user", exit_timeout=0.0,
-        allow_http=False,
+        disabled=True, home=os.devnull, tenant_id="", redact=False, sample=1.0, sample_by="user", durability="call",
+        outbox_limit=1, flush_calls=False, exit_timeout=0.0, allow_http=False,
     )  # fmt: skip
     idle.guard = guard
     return idle

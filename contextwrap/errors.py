@@ -3,6 +3,8 @@
     ContextwrapError
     ├── ConfigurationError   a setting is missing or wrong; raised at configure/wrap time, says what to do
     ├── OutboxError          the outbox cannot be opened or written; the message names the path
+    │   ├── OutboxFullError      it has reached `outbox_limit`
+    │   └── OutboxCorruptError   SQLite cannot read it
     ├── TokenError           a rating token cannot be made, or is not good (any more)
     ├── WireError            a request is not of the Context API's form; the server answers 400 with it
     ├── ImportFileError      a line of an imported file is bad; carries the line's number
@@ -24,6 +26,14 @@ class ConfigurationError(ContextwrapError):
 
 class OutboxError(ContextwrapError):
     """The durable queue cannot be opened or written: look at the path and the disk it names."""
+
+
+class OutboxFullError(OutboxError):
+    """The durable queue has reached `outbox_limit`: have it delivered, or allow it more."""
+
+
+class OutboxCorruptError(OutboxError):
+    """SQLite cannot read the durable queue: its file is set aside, for whoever wants to save something of it."""
 
 
 class TokenError(ContextwrapError):

@@ -10,20 +10,25 @@ import os
 import threading
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from contextwrap.errors import OutboxError, WireError
+from contextwrap.errors import OutboxCorruptError, OutboxError, WireError
 from contextwrap.model import Log, Request
 from contextwrap.settings import LOCAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import Literal
 
     from contextwrap.courier import Courier
     from contextwrap.outbox import Outbox, Parcel
     from contextwrap.settings import Settings
+    from contextwrap.window import Window
+
+
+# A thread that is not waiting for a server ends at once.
+_STOP_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +49,11 @@ class Keep(Protocol):
     def put(self, log: Log, *, key: str, lane: str, at: float) -> None:
         """Keep one log; those of a `lane` stay in order. `at` is seconds since 1970."""
 
-    def flush(self, timeout: float) -> FlushResult:
-        """Deliver what waits, for at most `timeout` seconds."""
+    def flush(self, timeout: float, *, patient: bool = True) -> FlushResult:
+        """Deliver what waits, for at most `timeout` seconds; not patient, only while the server can be reached."""
+
+    def state(self) -> FlushResult:
+        """What was delivered so far and what is left."""
 
     def forget(self, user_id: str, *, lost: Callable[[str], None]) -> int:
         """Drop what waits of this user and of their threads; says how much that was."""
@@ -60,19 +68,21 @@ class Keep(Protocol):
 class OutboxKeep:
     """Logs wait as parcels on disk; nothing is opened before there is one."""
 
-    def __init__(self, settings: Settings) -> None:
-        """OutboxError for a home that cannot be written."""
+    def __init__(self, settings: Settings, *, lost: Callable[[str], None]) -> None:
+        """`lost` is told of what `put` took and could not keep. OutboxError for a home that cannot be written."""
         self._settings = settings
-        self._opening = threading.Lock()
+        self._lost = lost
+        self._folder = settings.home / "outbox"
+        self._opening = threading.RLock()
         self.outbox: Outbox | None = None
+        self._window: Window | None = None
         self._courier: Courier | None = None
         _probe(settings.home)
 
     def put(self, log: Log, *, key: str, lane: str, at: float) -> None:
-        """On disk when it returns; OutboxError when it cannot be."""
+        """On disk when it returns, or within 5 ms if that is the durability; OutboxError when it cannot be."""
         from contextwrap.outbox import Parcel  # noqa: PLC0415  sqlite3 is not needed to import an app
 
-        outbox = self.outbox or self.open()
         request = log.to_request()
         parcel = Parcel(
             key=key,
@@ -83,40 +93,57 @@ class OutboxKeep:
             body=request.body,
             created_at=at,
         )
-        outbox.put([parcel])
-        if self._courier is not None:
-            self._courier.wake()
+        if self._settings.durability == "background":
+            self._opened_window().put(parcel)
+        else:
+            self._write([parcel])
 
-    def flush(self, timeout: float) -> FlushResult:
-        """What the courier manages in time."""
-        if self._courier is not None:
-            self._courier.flush(timeout)
-        if self.outbox is None:
-            return FlushResult()
-        counts = self.outbox.counts()
+    def flush(self, timeout: float, *, patient: bool = True) -> FlushResult:
+        """What the courier manages in time, also of what others left in this home."""
+        if self._window is not None:
+            self._window.empty()
+        from contextwrap.boxfiles import outbox_files  # noqa: PLC0415  see above
+
+        courier = self._courier
+        if courier is None and patient and self._settings.address != LOCAL and outbox_files(self._folder):
+            courier = self._opened_courier()
+        if courier is not None:
+            courier.flush(timeout, patient=patient)
+        return self.state()
+
+    def state(self) -> FlushResult:
+        """What the courier delivered so far, and what is left in this process's own file."""
         delivered = self._courier.delivered if self._courier else 0
+        if self.outbox is None:
+            return FlushResult(delivered=delivered)
+        counts = self.outbox.counts()
         return FlushResult(delivered=delivered, pending=counts.pending, dead=counts.dead)
 
     def forget(self, user_id: str, *, lost: Callable[[str], None]) -> int:
         """From every outbox of this home."""
+        if self._window is not None:
+            self._window.empty()
         return forget_in(self._settings.home, user_id, lost=lost)
 
     def close(self) -> None:
         """Stop the courier; what waits stays on disk."""
+        if self._window is not None:
+            self._window.close()
         with self._opening:
             if self._courier is not None:
-                self._courier.stop(0.2)
+                self._courier.stop(_STOP_SECONDS)
             if self.outbox is not None:
                 self.outbox.close(discard_if_empty=True)
 
     def forsake(self) -> None:
-        """The parent's file, thread and locks are the parent's."""
-        if self.outbox is not None:
-            self.outbox.forsake()
+        """The parent's file, threads and locks are the parent's."""
         if self._courier is not None:
             self._courier.forsake()
-        self._opening = threading.Lock()
+        if self.outbox is not None:
+            self.outbox.forsake()
+        self._opening = threading.RLock()
         self.outbox = None
+        self._window = None
         self._courier = None
 
     def open(self) -> Outbox:
@@ -125,19 +152,52 @@ class OutboxKeep:
 
         with self._opening:
             if self.outbox is None:
-                settings = self._settings
-                remote = settings.address != LOCAL
-                outbox = Outbox.create(settings.home / "outbox", checkpoints=not remote)
+                remote = self._settings.address != LOCAL
+                self.outbox = Outbox.create(self._folder, checkpoints=not remote, limit=self._settings.outbox_limit)
                 if remote:
-                    from contextwrap.courier import Courier  # noqa: PLC0415
-                    from contextwrap.transport import ContextTransport  # noqa: PLC0415
-
-                    # An address that is not local has both.
-                    endpoint, token = cast("str", settings.endpoint), cast("str", settings.token)
-                    transport = ContextTransport(endpoint=endpoint, token=token)
-                    self._courier = Courier(outbox=outbox, address=settings.address, transport=transport)
-                self.outbox = outbox
+                    self._opened_courier().outbox = self.outbox
             return self.outbox
+
+    def _write(self, parcels: Sequence[Parcel]) -> None:
+        outbox = self.outbox or self.open()
+        try:
+            outbox.put(parcels)
+        except OutboxCorruptError as error:
+            self._set_aside(outbox, error)
+            self.open().put(parcels)
+        if self._courier is not None:
+            self._courier.wake()
+
+    def _set_aside(self, outbox: Outbox, error: OutboxCorruptError) -> None:
+        """Go on in a new file; the damaged one is kept."""
+        with self._opening:
+            if self.outbox is outbox:
+                self.outbox = None
+                outbox.set_aside(error)
+
+    def _opened_window(self) -> Window:
+        window = self._window
+        if window is None:
+            from contextwrap.window import Window  # noqa: PLC0415  only for who wants it
+
+            with self._opening:
+                window = self._window = self._window or Window(self._write, lost=self._lost)
+        return window
+
+    def _opened_courier(self) -> Courier:
+        from contextwrap.courier import Courier  # noqa: PLC0415  see above
+        from contextwrap.transport import ContextTransport  # noqa: PLC0415
+
+        settings = self._settings
+        with self._opening:
+            if self._courier is None:
+                # An address that is not local has both.
+                endpoint, token = cast("str", settings.endpoint), cast("str", settings.token)
+                transport = ContextTransport(endpoint=endpoint, token=token)
+                self._courier = Courier(
+                    folder=self._folder, outbox=self.outbox, address=settings.address, transport=transport
+                )
+            return self._courier
 
 
 def forget_in(home: Path, user_id: str, *, lost: Callable[[str], None]) -> int:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -191,6 +192,8 @@ class Log:
         if self.conversation is None:
             return self
         conversation = self.conversation
+        if conversation.id and all(message.id and message.event_timestamp for message in conversation.messages):
+            return self
         thread = conversation.id or derived_id(key, "thread")
         messages = tuple(
             replace(
@@ -220,21 +223,37 @@ class Log:
     @classmethod
     def from_request(cls, request: Request) -> Log:
         """The call in `request`; WireError says what is not of the API's form."""
-        parts = urlsplit(request.target)
-        tenant = parse_qs(parts.query).get("tenant_id", [""])[-1]
+        return cls.of_call(request.method, request.target, from_json(request.body))
+
+    @classmethod
+    def of_call(cls, method: str, target: str, body: object) -> Log:
+        """The call by its request's parts, with `body` as JSON reads it; WireError says what is not of the API's form.
+
+        https://www.rfc-editor.org/rfc/rfc9112#name-request-target: path and query, in origin form.
+        """
+        path, tenant = _split(target)
         if len(tenant) >= MAX_TENANT:
             raise WireError(f"tenant_id must be shorter than {MAX_TENANT} characters")
-        body = from_json(request.body)
-        route = _PATHS.get(parts.path)
-        if request.method == "POST" and route is not None:
+        route = _PATHS.get(path)
+        if method == "POST" and route is not None:
             conversation = Conversation.from_wire(_object(body, "body").get("conversation"))
             if route is not Route.THREAD:
                 conversation = replace(conversation, id=None)
             return cls(route=route, tenant_id=tenant, conversation=conversation)
-        if request.method == "PATCH" and parts.path.startswith(_RATING_PREFIX):
-            rated = unquote(parts.path.removeprefix(_RATING_PREFIX))
+        if method == "PATCH" and path.startswith(_RATING_PREFIX):
+            rated = unquote(path.removeprefix(_RATING_PREFIX))
             return cls(route=Route.RATING, tenant_id=tenant, rated=rated, marks=_marks(body))
-        raise WireError(f"{request.method} {parts.path} is not a log route")
+        raise WireError(f"{method} {path} is not a log route"[:300])
+
+
+@lru_cache(maxsize=1024)
+def _split(target: str) -> tuple[str, str]:
+    """A target's path, and the tenant in its query."""
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        raise WireError("the target is no path") from None
+    return parts.path, parse_qs(parts.query).get("tenant_id", [""])[-1]
 
 
 def has_half_characters(text: str) -> bool:

@@ -2,22 +2,36 @@
 
 One file per process under `<home>/outbox/`, its owner holding a lock on it for life; whoever finds the lock
 free adopts the file. A parcel is one HTTP request to be made (method, target, body) at one `address`: LOCAL,
-or an endpoint with a fingerprint of its token. Parcels of one `lane` leave in the order they came. Knows no
-wire model and no network. Works where fcntl does: Linux and macOS.
+or an endpoint with a fingerprint of its token. Parcels of one `lane` leave in the order they came, and one carrier
+at a time takes those of an address. Knows no wire model and no network.
 """
 
 from __future__ import annotations
 
-import fcntl
+import logging
 import os
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from contextwrap.errors import OutboxError
+from contextwrap.boxfiles import (
+    FIELDS,
+    PATIENCE_MS,
+    check,
+    claim,
+    committing,
+    connect,
+    discard,
+    ours,
+    prepare,
+    set_aside,
+    telling,
+)
+from contextwrap.boxfiles import outbox_files as outbox_files
+from contextwrap.errors import OutboxCorruptError, OutboxError, OutboxFullError
 from contextwrap.ids import new_id
 from contextwrap.settings import LOCAL as LOCAL
 
@@ -25,34 +39,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
-LEASE_SECONDS: Final = 60.0
+logger = logging.getLogger("contextwrap")
 
-_SCHEMA_VERSION: Final = 1
-# Other processes write here only for the length of one small transaction: waiting beats failing.
-_PATIENCE_MS: Final = 5000
-_DDL: Final = """
-CREATE TABLE IF NOT EXISTS parcels (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    key TEXT NOT NULL UNIQUE,
-    address TEXT NOT NULL,
-    lane TEXT NOT NULL,
-    method TEXT NOT NULL,
-    target TEXT NOT NULL,
-    body BLOB NOT NULL,
-    created_at REAL NOT NULL,
-    due_at REAL NOT NULL DEFAULT 0,
-    leased_until REAL NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    reason TEXT,
-    dead INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE INDEX IF NOT EXISTS parcels_by_lane ON parcels (address, lane, seq) WHERE dead = 0;
-"""
+LEASE_SECONDS: Final = 60.0
+LONGEST_HOLD: Final = 3600.0
+
+_NO_LIMIT: Final = 2**32 - 2
+_PAGE: Final = 4096
+_PUT: Final = f"INSERT INTO parcels ({FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_WAITING: Final = (
+    f"SELECT p.seq, {FIELDS}, coalesce(d.attempts, 0), d.reason, coalesce(d.due_at, 0) "
+    "FROM parcels AS p LEFT JOIN deferred AS d USING (seq)"
+)
+_DEAD: Final = f"SELECT seq, {FIELDS}, attempts, reason FROM dead_letters"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parcel:
-    """One request to be made; `created_at` and `due_at` are seconds since 1970, `seq` orders one file."""
+    """One request to be made; `created_at` is seconds since 1970, `seq` orders one file."""
 
     key: str
     address: str
@@ -66,9 +70,6 @@ class Parcel:
     reason: str | None = None
 
 
-_COLUMNS: Final = "seq, key, address, lane, method, target, body, created_at, attempts, reason"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """How many parcels wait and how many are dead letters."""
@@ -77,135 +78,219 @@ class Counts:
     dead: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An address that could not be reached: not asked again before `due_at`, after so many attempts, because."""
+
+    due_at: float = 0.0
+    attempts: int = 0
+    reason: str | None = None
+
+
+class _Leased(NamedTuple):
+    address: str
+    lane: str
+    until: float
+
+
 class Outbox:
     """One file of parcels. Threads may share it; a child of fork must open its own."""
 
     def __init__(
-        self, path: Path, *, lock: int | None = None, clock: Callable[[], float] = time.time, checkpoints: bool = True
+        self,
+        path: Path,
+        *,
+        lock: int | None = None,
+        clock: Callable[[], float] = time.time,
+        checkpoints: bool = True,
+        limit: int | None = None,
     ) -> None:
         """Open or make the file; with `checkpoints` False somebody calls `checkpoint` now and then.
 
-        Raises OutboxError when the file cannot be opened or is none of ours.
+        `limit` is how many bytes of parcels it takes. Raises OutboxError when the file cannot be opened or is none of
+        ours, OutboxCorruptError when SQLite cannot read it.
         """
         self.path = path
         self._lock = lock
         self._clock = clock
+        self._pages = _NO_LIMIT if limit is None else max(16, limit // _PAGE)
+        self._carrier = new_id()
+        self._leased: dict[int, _Leased] = {}
+        # Whoever puts waits for `_guard`, so that is held for writing only; reading has a connection of its own.
         self._guard = threading.Lock()
+        self._reading = threading.RLock()
         try:
-            self._db = sqlite3.connect(path, timeout=_PATIENCE_MS / 1000, isolation_level=None, check_same_thread=False)
-            try:
-                _prepare(self._db, path, checkpoints=checkpoints)
-            except BaseException:
+            with telling(path, "open"):
+                self._db = connect(path)
+                prepare(self._db, path, checkpoints=checkpoints, owned=lock is not None)
+                self._db.execute(f"PRAGMA max_page_count = {self._pages}")
+                self._reader = connect(path)
+        except BaseException:
+            if hasattr(self, "_db"):
                 self._db.close()
-                raise
-        except sqlite3.Error as error:
-            raise OutboxError(f"cannot open the outbox {path}: {error}") from error
+            raise
 
     @classmethod
-    def create(cls, folder: Path, *, checkpoints: bool = True) -> Self:
+    def create(cls, folder: Path, *, checkpoints: bool = True, limit: int | None = None) -> Self:
         """A new file of this process's own in `folder`, locked for as long as the process lives."""
         path = folder / f"{os.getpid()}-{new_id()}.sqlite"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = _claim(path)
+            lock = claim(path)
         except OSError as error:
             raise OutboxError(f"cannot write to {folder}: {error.strerror}") from error
-        return cls(path, lock=lock, checkpoints=checkpoints)
+        return cls(path, lock=lock, checkpoints=checkpoints, limit=limit)
 
     @classmethod
     def adopt(cls, path: Path) -> Self | None:
-        """The file of a process that is no more, or None while it lives."""
-        lock = _claim(path)
+        """The file of a process that is no more, or None while it lives.
+
+        One that SQLite cannot read is set aside under a `.corrupt` name, never deleted, and an empty one takes its
+        place.
+        """
+        try:
+            lock = claim(path)
+        except OSError as error:
+            raise OutboxError(f"cannot adopt {path}: {error.strerror}") from error
         if lock is None:
             return None
         try:
-            outbox = cls(path, lock=lock)
+            try:
+                outbox = cls(path, lock=lock)
+                with telling(path, "read"), outbox._transaction() as db:
+                    check(db)
+                    db.execute("UPDATE carriers SET carrier = NULL, leased_until = 0")
+            except OutboxCorruptError as error:
+                logger.error("contextwrap: %s: it is kept as %s", error, set_aside(path).name)  # noqa: TRY400  said whole
+                outbox = cls(path, lock=lock)
         except OutboxError:
             os.close(lock)
             raise
-        with outbox._transaction() as db:
-            db.execute("UPDATE parcels SET leased_until = 0 WHERE leased_until > 0")
         return outbox
 
-    def put(self, parcels: Iterable[Parcel]) -> int:
-        """Append all or none; a parcel whose key is here already is left out. Returns how many were new."""
+    def put(self, parcels: Iterable[Parcel]) -> None:
+        """Append all or none. OutboxFullError, with nothing appended, when there is no room within the limit."""
         rows = [(p.key, p.address, p.lane, p.method, p.target, p.body, p.created_at) for p in parcels]
-        with self._transaction() as db:
-            before = db.total_changes
-            db.executemany(
-                "INSERT INTO parcels (key, address, lane, method, target, body, created_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
-                rows,
-            )
-            return db.total_changes - before
+        try:
+            with self._guard:
+                if len(rows) == 1:
+                    self._db.execute(_PUT, rows[0])
+                else:
+                    with committing(self._db):
+                        self._db.executemany(_PUT, rows)
+        except sqlite3.Error as error:
+            if self._is_full(error, sum(len(row[5]) for row in rows)):
+                said = f"the outbox has reached its limit of {self._pages * _PAGE} bytes (outbox_limit)"
+                raise OutboxFullError(f"{said}: see that it is delivered, or allow it more") from error
+            raise ours(error, self.path, "use") from error
 
     def lease(self, address: str, *, limit: int = 100, seconds: float = LEASE_SECONDS) -> list[Parcel]:
-        """The oldest due parcels for `address`, nobody else's for `seconds`.
+        """The oldest due parcels for `address`, for `seconds` nobody else's; none while somebody else carries there.
 
         A parcel waits while an older one of its lane does, so no rating overtakes its message.
         """
-        now = self._clock()
-        with self._transaction() as db:
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM parcels AS p "  # noqa: S608  constants only
-                "WHERE dead = 0 AND address = ? AND max(due_at, leased_until) <= ? AND NOT EXISTS ("
-                "  SELECT 1 FROM parcels AS older WHERE older.address = p.address AND older.lane = p.lane "
-                "  AND older.seq < p.seq AND older.dead = 0 AND max(older.due_at, older.leased_until) > ?) "
-                "ORDER BY seq LIMIT ?",
-                (address, now, now, limit),
-            ).fetchall()
-            until = [(now + seconds, row[0]) for row in rows]
-            db.executemany("UPDATE parcels SET leased_until = ? WHERE seq = ?", until)
-        return [_parcel(row) for row in rows]
+        with self._reading:
+            if not self._take(address, seconds):
+                return []
+            until = self._clock() + seconds
+            found = self._ready(address, limit=limit)
+            self._leased.update((one.seq, _Leased(one.address, one.lane, until)) for one in found)
+            return found
 
     def ack(self, seqs: Sequence[int]) -> None:
-        """The parcels have arrived: forget them."""
+        """The parcels have arrived: forget them. Those whose lease went to another carrier are that one's."""
         with self._transaction() as db:
-            db.executemany("DELETE FROM parcels WHERE seq = ?", [(seq,) for seq in seqs])
+            for first, last in _ranges(self._own(db, seqs)):
+                db.execute("DELETE FROM parcels WHERE seq BETWEEN ? AND ?", (first, last))
+                db.execute("DELETE FROM deferred WHERE seq BETWEEN ? AND ?", (first, last))
+        self._release(seqs)
 
     def defer(self, seqs: Sequence[int], *, seconds: float, reason: str | None, attempted: bool = True) -> None:
         """Give the parcels back, due again in `seconds`."""
         due = self._clock() + seconds
-        with self._transaction() as db:
-            db.executemany(
-                "UPDATE parcels SET due_at = ?, leased_until = 0, attempts = attempts + ?, "
-                "reason = coalesce(?, reason) WHERE seq = ?",
-                [(due, int(attempted), reason, seq) for seq in seqs],
-            )
-
-    def hurry(self, address: str) -> None:
-        """Make every waiting parcel for `address` due now, as a flush wants it."""
-        with self._transaction() as db:
-            db.execute("UPDATE parcels SET due_at = 0 WHERE dead = 0 AND address = ?", (address,))
+        if seconds > 0 or attempted or reason:
+            with self._transaction() as db:
+                db.executemany(
+                    "INSERT INTO deferred VALUES (?1, ?2, ?3, ?4) ON CONFLICT (seq) DO UPDATE "
+                    "SET due_at = ?2, attempts = attempts + ?3, reason = coalesce(?4, reason)",
+                    [(seq, due, int(attempted), reason) for seq in self._own(db, seqs)],
+                )
+        self._release(seqs)
 
     def bury(self, seq: int, *, reason: str) -> None:
         """The parcel can never arrive: keep it as a dead letter with its reason."""
         with self._transaction() as db:
-            db.execute("UPDATE parcels SET dead = 1, attempts = attempts + 1, reason = ? WHERE seq = ?", (reason, seq))
+            for own in self._own(db, [seq]):
+                db.execute(
+                    f"INSERT INTO dead_letters ({FIELDS}, attempts, reason) SELECT {FIELDS}, "
+                    "1 + coalesce((SELECT attempts FROM deferred WHERE seq = ?1), 0), ?2 FROM parcels WHERE seq = ?1",
+                    (own, reason),
+                )
+                db.execute("DELETE FROM parcels WHERE seq = ?", (own,))
+                db.execute("DELETE FROM deferred WHERE seq = ?", (own,))
+        self._release([seq])
+
+    def hold(self, address: str, *, seconds: float, reason: str) -> None:
+        """Ask nothing of this address for `seconds`: it cannot be reached, for this reason."""
+        due = self._clock() + min(seconds, LONGEST_HOLD)
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO carriers (address, due_at, attempts, reason) VALUES (?1, ?2, 1, ?3) ON CONFLICT (address) "
+                "DO UPDATE SET due_at = ?2, attempts = attempts + 1, reason = ?3",
+                (address, due, reason),
+            )
+
+    def held(self, address: str) -> Held:
+        """Until when nothing is asked of this address, and why; all nothing when it is reached."""
+        with self._read() as db:
+            row = db.execute("SELECT due_at, attempts, reason FROM carriers WHERE address = ?", (address,)).fetchone()
+        return Held() if row is None or not row[1] else Held(due_at=row[0], attempts=row[1], reason=row[2])
+
+    def reached(self, address: str) -> None:
+        """The address answers (again): nothing is held back."""
+        if self.held(address).attempts:
+            with self._transaction() as db:
+                db.execute("UPDATE carriers SET due_at = 0, attempts = 0, reason = NULL WHERE address = ?", (address,))
+
+    def hurry(self, address: str) -> None:
+        """Make every waiting parcel for `address` due now, as a flush wants it."""
+        with self._transaction() as db:
+            db.execute("UPDATE carriers SET due_at = 0 WHERE address = ?", (address,))
+            db.execute(
+                "UPDATE deferred SET due_at = 0 WHERE EXISTS "
+                "(SELECT 1 FROM parcels AS p WHERE p.seq = deferred.seq AND p.address = ?)",
+                (address,),
+            )
+
+    def readdress(self, old: str, new: str) -> int:
+        """Send what waits for one address to another, dead letters apart; returns how many parcels that are."""
+        with self._transaction() as db:
+            return db.execute("UPDATE parcels SET address = ? WHERE address = ?", (new, old)).rowcount
 
     def parcels(self) -> Iterator[Parcel]:
-        """Every parcel, leased ones and dead letters too, oldest first; the outbox works on meanwhile."""
-        seq = -1
-        while True:
-            with self._using() as db:
-                rows = db.execute(
-                    f"SELECT {_COLUMNS} FROM parcels WHERE seq > ? ORDER BY seq LIMIT 100",  # noqa: S608  constants only
-                    (seq,),
-                ).fetchall()
-            if not rows:
-                return
-            yield from map(_parcel, rows)
-            seq = rows[-1][0]
+        """Every parcel, leased ones too, oldest first, then the dead letters; the outbox works on meanwhile."""
+        yield from self._paged(f"{_WAITING} WHERE p.seq > ? ORDER BY p.seq LIMIT 100")
+        yield from self._paged(f"{_DEAD} WHERE seq > ? ORDER BY seq LIMIT 100")
+
+    def dead_letters(self, *, limit: int = 100) -> list[Parcel]:
+        """The oldest dead letters, each with its reason."""
+        with self._read() as db:
+            return [_parcel(row) for row in db.execute(f"{_DEAD} ORDER BY seq LIMIT ?", (limit,))]
 
     def purge(self, lanes: Collection[str]) -> int:
         """Drop all parcels of these lanes, for any address, dead letters too; returns how many went.
 
         Their bytes leave the file with the next `scrub`.
         """
+        gone = 0
         with self._transaction() as db:
-            seqs = [(seq,) for seq, lane in db.execute("SELECT seq, lane FROM parcels") if lane in lanes]
-            db.executemany("DELETE FROM parcels WHERE seq = ?", seqs)
-        return len(seqs)
+            for table in ("parcels", "dead_letters"):
+                rows = db.execute(f"SELECT seq, lane FROM {table}")
+                seqs = [(seq,) for seq, lane in rows if lane in lanes]
+                db.executemany(f"DELETE FROM {table} WHERE seq = ?", seqs)
+                gone += len(seqs)
+            db.execute("DELETE FROM deferred WHERE seq NOT IN (SELECT seq FROM parcels)")
+        return gone
 
     def scrub(self, *, seconds: float = 1.0) -> bool:
         """Take the bytes of all that was dropped or delivered out of the file; False when others use it for so long."""
@@ -217,133 +302,212 @@ class Outbox:
                 time.sleep(0.01)
         return True
 
+    def revive(self) -> int:
+        """Make every dead letter wait for delivery again, now, behind the rest; returns how many there were."""
+        with self._transaction() as db:
+            db.execute(f"INSERT INTO parcels ({FIELDS}) SELECT {FIELDS} FROM dead_letters ORDER BY seq")
+            return db.execute("DELETE FROM dead_letters").rowcount
+
     def counts(self, address: str | None = None) -> Counts:
         """How many wait and how many are dead, for one address or for all."""
-        with self._using() as db:
-            rows = db.execute(
-                "SELECT dead, count(*) FROM parcels WHERE address = coalesce(?, address) GROUP BY dead", (address,)
-            ).fetchall()
-        found = dict(rows)
-        return Counts(pending=found.get(0, 0), dead=found.get(1, 0))
-
-    def dead_letters(self, *, limit: int = 100) -> list[Parcel]:
-        """The oldest dead letters, each with its reason."""
-        with self._using() as db:
-            rows = db.execute(
-                f"SELECT {_COLUMNS} FROM parcels WHERE dead = 1 ORDER BY seq LIMIT ?",  # noqa: S608  constants only
-                (limit,),
-            ).fetchall()
-        return [_parcel(row) for row in rows]
-
-    def revive(self) -> int:
-        """Make every dead letter wait for delivery again, now; returns how many there were."""
-        with self._transaction() as db:
-            cursor = db.execute(
-                "UPDATE parcels SET dead = 0, due_at = 0, leased_until = 0, attempts = 0 WHERE dead = 1"
+        with self._read() as db:
+            pending, dead = (
+                db.execute(f"SELECT count(*) FROM {table} WHERE address = coalesce(?, address)", (address,)).fetchone()[
+                    0
+                ]
+                for table in ("parcels", "dead_letters")
             )
-            return cursor.rowcount
+        return Counts(pending=pending, dead=dead)
+
+    def has_waiting(self, address: str) -> bool:
+        """Whether anything waits for `address`, leased or due or not."""
+        with self._read() as db:
+            return db.execute("SELECT 1 FROM parcels WHERE address = ? LIMIT 1", (address,)).fetchone() is not None
 
     def next_due(self, address: str) -> float | None:
-        """When the earliest waiting parcel for `address` is due, in seconds since 1970, or None."""
-        with self._using() as db:
-            (due,) = db.execute(
-                "SELECT min(max(due_at, leased_until)) FROM parcels WHERE dead = 0 AND address = ?", (address,)
+        """When a parcel for `address` may be leased, in seconds since 1970; None when none waits."""
+        if not self.has_waiting(address):
+            return None
+        with self._read() as db:
+            until, due = db.execute(
+                "SELECT max(leased_until) FILTER (WHERE carrier <> ?1), max(due_at) FROM carriers WHERE address = ?2",
+                (self._carrier, address),
             ).fetchone()
-        return due if due is None else float(due)
+            if self._ready(address, limit=1):
+                return max(until or 0.0, due or 0.0)
+            (deferred,) = db.execute(
+                "SELECT min(due_at) FROM deferred JOIN parcels USING (seq) WHERE address = ?", (address,)
+            ).fetchone()
+        leases = [one.until for one in self._leased.values() if one.address == address]
+        return max(until or 0.0, due or 0.0, min([*leases, *filter(None, [deferred])], default=0.0))
 
     def checkpoint(self) -> None:
-        """Move the write-ahead log into the file, without waiting for anybody."""
-        with self._using() as db:
+        """Move the write-ahead log into the file, without anybody waiting for it."""
+        with telling(self.path, "use"), closing(connect(self.path)) as db:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self, *, discard_if_empty: bool = False) -> None:
-        """Close and give up the lock; a file with nothing in it may go."""
-        with self._guard:
+        """Close and give up leases and lock; a file with nothing in it may go."""
+        with self._reading, self._guard:
             empty = False
-            if discard_if_empty:
-                try:
-                    empty = self._db.execute("SELECT NOT EXISTS (SELECT 1 FROM parcels)").fetchone()[0] == 1
-                except sqlite3.ProgrammingError:
-                    return
+            with suppress(sqlite3.Error):
+                self._db.execute("UPDATE carriers SET leased_until = 0 WHERE carrier = ?", (self._carrier,))
+                empty = not any(self._db.execute(f"SELECT 1 FROM {t} LIMIT 1").fetchone() for t in _KEEPING)
+            self._reader.close()
             self._db.close()
         if self._lock is not None:
-            if empty:
-                _remove(self.path)
+            if empty and discard_if_empty:
+                discard(self.path)
             os.close(self._lock)
             self._lock = None
+
+    def set_aside(self, error: OutboxCorruptError) -> None:
+        """Close a file that SQLite cannot read and keep it under a `.corrupt` name, never deleted."""
+        self.close()
+        logger.error("contextwrap: %s: it is kept as %s", error, set_aside(self.path).name)
 
     def forsake(self) -> None:
         """In a child of fork: let go of the parent's file without touching it."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        # Not even closed: https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a
+        # fork". A reference nobody counts keeps them from being closed when the interpreter ends.
+        import ctypes  # noqa: PLC0415  nobody else needs it
+
+        for name in ("_reader", "_db"):
+            if hasattr(self, name):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(getattr(self, name)))
+                delattr(self, name)
+
+    def __del__(self) -> None:
+        """Python 3.13 warns the host of a connection that nobody closed, though nothing is lost with it."""
+        for name in ("_reader", "_db"):
+            if hasattr(self, name):
+                getattr(self, name).close()
+
+    def _take(self, address: str, seconds: float) -> bool:
+        """Be the one who carries to `address` for `seconds`, unless somebody else is or nothing may be asked there."""
+        now = self._clock()
+        with self._read() as db:
+            row = db.execute(
+                "SELECT carrier, leased_until, due_at FROM carriers WHERE address = ?", (address,)
+            ).fetchone()
+        carrier, until, due = row or (None, 0.0, 0.0)
+        # A time further ahead than any hold is long was written before the clock was set back.
+        if now < due <= now + LONGEST_HOLD:
+            return False
+        if carrier == self._carrier and until - now >= seconds / 2:
+            return True
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO carriers (address, carrier, leased_until) VALUES (?1, ?2, ?3) ON CONFLICT (address) DO "
+                "UPDATE SET carrier = ?2, leased_until = ?3 "
+                "WHERE carrier = ?2 OR carrier IS NULL OR leased_until NOT BETWEEN ?4 AND ?4 + ?5",
+                (address, self._carrier, now + seconds, now, LONGEST_HOLD),
+            )
+            return self._carries(db, address)
+
+    def _carries(self, db: sqlite3.Connection, address: str) -> bool:
+        row = db.execute("SELECT carrier FROM carriers WHERE address = ?", (address,)).fetchone()
+        return row is not None and row[0] == self._carrier
+
+    def _ready(self, address: str, *, limit: int) -> list[Parcel]:
+        now = self._clock()
+        found: list[Parcel] = []
+        with self._read() as db:
+            leased = (one for one in self._leased.values() if now < one.until <= now + LONGEST_HOLD)
+            blocked = {one.lane for one in leased if one.address == address}
+            rows = db.execute(f"{_WAITING} WHERE p.address = ? ORDER BY p.seq", (address,))
+            while len(found) < limit and (row := rows.fetchone()) is not None:
+                lane, due = row[3], row[10]
+                if now < due <= now + LONGEST_HOLD:
+                    blocked.add(lane)
+                elif lane not in blocked:
+                    found.append(_parcel(row))
+            rows.close()
+        return found
+
+    def _own(self, db: sqlite3.Connection, seqs: Sequence[int]) -> list[int]:
+        """Those of the parcels that are still this carrier's."""
+        held = [(seq, self._leased.get(seq)) for seq in seqs]
+        carried = {one.address for _, one in held if one is not None}
+        mine = {address for address in carried if self._carries(db, address)}
+        return [seq for seq, one in held if one is not None and one.address in mine]
+
+    def _release(self, seqs: Iterable[int]) -> None:
+        with self._reading:
+            for seq in seqs:
+                self._leased.pop(seq, None)
+
+    def _paged(self, sql: str) -> Iterator[Parcel]:
+        seq = -1
+        while True:
+            with self._read() as db:
+                rows = db.execute(sql, (seq,)).fetchall()
+            if not rows:
+                return
+            yield from map(_parcel, rows)
+            seq = rows[-1][0]
 
     def _undisturbed(self, step: str) -> bool:
         """Whether the step could be done; a checkpoint that meets another gives up whatever it was told to wait.
 
         https://www.sqlite.org/c3ref/wal_checkpoint_v2.html
         """
-        with self._using() as db:
+        with self._reading, self._guard, telling(self.path, "use"):
             # Whoever writes waits for this: not for long.
-            db.execute("PRAGMA busy_timeout = 100")
+            self._db.execute("PRAGMA busy_timeout = 100")
             try:
-                answer = db.execute(step).fetchone()
+                answer = self._db.execute(step).fetchone()
             except sqlite3.OperationalError:
                 return False
             finally:
-                db.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
+                self._db.execute(f"PRAGMA busy_timeout = {PATIENCE_MS}")
         return answer is None or answer[0] == 0
 
-    @contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
+    def _is_full(self, error: sqlite3.Error, size: int) -> bool:
+        """Whether the limit, and not the disk, has no room for so many bytes."""
+        if self._pages == _NO_LIMIT or getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+            return False
         with self._guard:
-            try:
-                yield self._db
-            except sqlite3.Error as error:
-                raise OutboxError(f"cannot use the outbox {self.path}: {error}") from error
+            pages: int = self._db.execute("PRAGMA page_count").fetchone()[0]
+        return pages + size // _PAGE + 8 >= self._pages
 
-    def __del__(self) -> None:
-        """Python 3.13 warns the host of a connection that nobody closed, though nothing is lost with it."""
-        if hasattr(self, "_db"):
-            self._db.close()
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        with self._reading, telling(self.path, "use"):
+            yield self._reader
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._using() as db:
-            db.execute("BEGIN IMMEDIATE")
+        """A write of the carrier's, for which there is room also in a full outbox."""
+        with self._guard, telling(self.path, "use"):
+            limited = self._pages != _NO_LIMIT
+            if limited:
+                self._db.execute(f"PRAGMA max_page_count = {_NO_LIMIT}")
             try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                # A full disk ends the transaction itself.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+                with committing(self._db) as db:
+                    yield db
+            finally:
+                if limited:
+                    self._db.execute(f"PRAGMA max_page_count = {self._pages}")
 
 
-def outbox_files(folder: Path) -> list[Path]:
-    """The outbox files in `folder`, oldest first."""
-    found = []
-    for path in folder.glob("*.sqlite"):
-        # Its process may end, and take it away, at any moment.
-        with suppress(FileNotFoundError):
-            found.append((path.stat().st_mtime, path))
-    return [path for _, path in sorted(found)]
+def _ranges(seqs: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The numbers as runs without a gap, each by its first and last."""
+    run: list[int] = []
+    for seq in sorted(seqs):
+        if run and seq != run[-1] + 1:
+            yield run[0], run[-1]
+            run = []
+        run.append(seq)
+    if run:
+        yield run[0], run[-1]
 
 
-def _prepare(db: sqlite3.Connection, path: Path, *, checkpoints: bool) -> None:
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")
-    db.execute(f"PRAGMA wal_autocheckpoint = {4000 if checkpoints else 0}")
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > _SCHEMA_VERSION:
-        raise OutboxError(f"{path} was written by a newer contextwrap: upgrade this one")
-    if version < _SCHEMA_VERSION:
-        db.executescript(_DDL + f"PRAGMA user_version = {_SCHEMA_VERSION};")
-
-
-def _parcel(row: tuple[int, str, str, str, str, str, bytes, float, int, str | None]) -> Parcel:
-    seq, key, address, lane, method, target, body, created_at, attempts, reason = row
+def _parcel(row: Sequence[Any]) -> Parcel:
+    seq, key, address, lane, method, target, body, created_at, attempts, reason, *_ = row
     return Parcel(
         seq=seq,
         key=key,
@@ -358,17 +522,4 @@ def _parcel(row: tuple[int, str, str, str, str, str, bytes, float, int, str | No
     )
 
 
-def _claim(path: Path) -> int | None:
-    """The descriptor that holds `path`'s lock, or None when somebody else does; the kernel frees it at death."""
-    handle = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
-
-
-def _remove(path: Path) -> None:
-    for suffix in (".sqlite", ".sqlite-wal", ".sqlite-shm", ".lock"):
-        path.with_suffix(suffix).unlink(missing_ok=True)
+_KEEPING: Final = ("parcels", "dead_letters")

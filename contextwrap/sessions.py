@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from contextwrap.client import default_client
+from contextwrap.client import default_client, is_configured
 from contextwrap.errors import ConfigurationError
 from contextwrap.identity import CAPTURES, Activity, Identity, Scope, Turn, current_scope, scope_var
 from contextwrap.ids import new_id
@@ -139,9 +139,12 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
                 # Entered in another Context (a framework moved the generator, tasks share the session).
                 continue
             self._tokens.remove(token)
-            return
-        # Left in another Context than entered: there it never was set.
-        self._tokens.pop()
+            break
+        else:
+            # Left in another Context than entered: there it never was set.
+            self._tokens.pop()
+        if current_scope() is None and is_configured():
+            default_client().call_over()
 
     def __enter__(self) -> Self:
         return self.enter()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -35,6 +36,9 @@ class Setting:
 
 def default_home() -> Path:
     """Where records are kept when nothing else is said: the platform's folder for a user's data."""
+    if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+        # The one folder there that can be written.
+        return Path("/tmp/contextwrap")  # noqa: S108  each function has a machine of its own
     import platformdirs  # noqa: PLC0415  a third of the import budget, needed once
 
     return Path(platformdirs.user_data_dir("contextwrap"))
@@ -63,12 +67,35 @@ def _share(text: str) -> float:
     return share
 
 
-def _sampled_by(text: str) -> str:
-    if text not in _SAMPLED_BY:
-        raise ValueError(f"say {' or '.join(_SAMPLED_BY)}")
-    return text
+def _bytes(text: str) -> int:
+    found = _SIZE.fullmatch(text.strip())
+    size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+    if size <= 0:
+        raise ValueError(_A_SIZE)
+    return size
 
 
+def _word_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"say {' or '.join(words)}")
+        return text
+
+    return parse
+
+
+def _freezes() -> bool:
+    return any(name in os.environ for name in _FREEZING)
+
+
+# AWS Lambda stops the process between two calls; Google Cloud Functions and Cloud Run take its CPU away.
+# https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html
+# https://cloud.google.com/run/docs/container-contract#env-vars
+_FREEZING: Final = ("AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "FUNCTION_TARGET")
+_UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?([kKMG]?)(?:i?B)?")
+_A_SIZE: Final = "say a number of bytes such as 500MiB"
+_DURABILITIES: Final = ("call", "background")
 _A_SHARE: Final = "say a share from 0 to 1"
 _SAMPLED_BY: Final = ("user", "thread")
 
@@ -127,8 +154,29 @@ TABLE: Final = (
         name="sample_by",
         variables=("CONTEXTWRAP_SAMPLE_BY",),
         default=lambda: "user",
-        parse=_sampled_by,
+        parse=_word_of(*_SAMPLED_BY),
         help="what is sampled: `user` (a thread, where nobody is named) or `thread`",
+    ),
+    Setting(
+        name="durability",
+        variables=("CONTEXTWRAP_DURABILITY",),
+        default=lambda: "call",
+        parse=_word_of(*_DURABILITIES),
+        help="`call`: on disk before your call returns; `background`: within 5 ms of it",
+    ),
+    Setting(
+        name="outbox_limit",
+        variables=("CONTEXTWRAP_OUTBOX_LIMIT",),
+        default=lambda: 1024**3,
+        parse=_bytes,
+        help="bytes one process's outbox may hold (`500MiB`); then the newest is refused, and counted",
+    ),
+    Setting(
+        name="flush_calls",
+        variables=("CONTEXTWRAP_FLUSH_CALLS",),
+        default=_freezes,
+        parse=_flag,
+        help="1 delivers before a recorded call returns, for machines that stop between calls",
     ),
     Setting(
         name="exit_timeout",
@@ -159,6 +207,9 @@ class Settings:
     redact: Any
     sample: float
     sample_by: Literal["user", "thread"]
+    durability: Literal["call", "background"]
+    outbox_limit: int
+    flush_calls: bool
     exit_timeout: float
     allow_http: bool
 
@@ -211,6 +262,11 @@ def _check(settings: Settings) -> None:
         raise ConfigurationError(f"sample={sample!r}: {_A_SHARE}")
     if settings.sample_by not in _SAMPLED_BY:
         raise ConfigurationError(f"sample_by={settings.sample_by!r}: say {' or '.join(_SAMPLED_BY)}")
+    if settings.durability not in _DURABILITIES:
+        raise ConfigurationError(f"durability={settings.durability!r}: say {' or '.join(_DURABILITIES)}")
+    limit: Any = settings.outbox_limit
+    if not isinstance(limit, int) or limit <= 0:
+        raise ConfigurationError(f"outbox_limit={limit!r}: say a number of bytes")
     if not settings.disabled:
         _check_endpoint(settings)
 

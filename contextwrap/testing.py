@@ -102,8 +102,12 @@ class CapturedLog:
         with self._lock:
             self._logs.append((log, lane))
 
-    def flush(self, timeout: float) -> FlushResult:  # noqa: ARG002  likewise
+    def flush(self, timeout: float, *, patient: bool = True) -> FlushResult:  # noqa: ARG002  likewise
         """Nothing waits for anything."""
+        return self.state()
+
+    def state(self) -> FlushResult:
+        """All has arrived."""
         return FlushResult(delivered=len(self._taken()))
 
     def forget(self, user_id: str, *, lost: Callable[[str], None]) -> int:  # noqa: ARG002  likewise

@@ -1,21 +1,34 @@
-"""How one parcel reaches its server: `send(parcel)` answers Delivered, Retry or Refused, and never raises.
+"""How parcels reach their server: `send(parcels)` answers what became of each, and never raises.
 
-`ContextTransport` goes through context-python's own client. It is imported on first use, on the courier's
-thread, because that takes 160 ms.
+`ContextTransport` goes through context-python's own client. A server that takes batches, as `contextwrap serve` does,
+gets all in one request; any other one request a parcel, in order, until one has to wait.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from urllib.parse import urlsplit
+
+from contextwrap.settings import LOOPBACK
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from contextwrap.outbox import Parcel
 
-_AGAIN: Final = frozenset({408, 429})
+BATCH_PATH: Final = "/api/v1/log/batch"
+MAX_PARCELS: Final = 500
+
+_AGAIN: Final = frozenset({408, 429, 502, 503, 504})
+_UNAUTHENTICATED: Final = 401
+_NO_BATCHES: Final = frozenset({403, 404, 405, 415, 501})
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 10
+_LEAST_COMPRESSED: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +45,34 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Stumbled:
+    """The server failed over this parcel: it is tried again, and others need not wait for it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """Never: the server will not take this parcel, however often it is sent."""
 
     reason: str
 
 
-Outcome: TypeAlias = Delivered | Retry | Refused
+@dataclass(frozen=True, slots=True)
+class TooMany:
+    """Not together: the parcels have to be sent in smaller batches."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Delivered | Retry | Stumbled | Refused | TooMany
 
 
 class Transport(Protocol):
     """Where a courier takes its parcels. Called by one thread."""
 
-    def send(self, parcel: Parcel) -> Outcome:
-        """Make the parcel's request once."""
+    def send(self, parcels: Sequence[Parcel]) -> Sequence[Outcome]:
+        """Make the parcels' requests once each; outcomes of the first of them, the others were not tried."""
         ...
 
     def close(self) -> None:
@@ -59,33 +86,94 @@ class ContextTransport:
     def __init__(self, *, endpoint: str, token: str) -> None:
         self._endpoint = endpoint
         self._token = token
+        # On loopback a byte costs less than its compression.
+        self._compresses = urlsplit(endpoint).hostname not in LOOPBACK
         self._client: Any = None
+        self._takes: _Takes | None = None
 
-    def send(self, parcel: Parcel) -> Outcome:
-        """Make the parcel's request once; its key is the idempotency key."""
-        from azure.core.rest import HttpRequest  # noqa: PLC0415  160 ms, see above
+    def send(self, parcels: Sequence[Parcel]) -> Sequence[Outcome]:
+        """As many of the parcels as the server takes at once; a parcel's key is its idempotency key."""
+        if len(parcels) == 1:
+            return self._send_singly(parcels)
+        if self._takes is None:
+            asked = self._ask("GET", BATCH_PATH)
+            if isinstance(asked, Retry):
+                return (asked,)
+            self._takes = _takes(asked)
+        return self._send_together(parcels, self._takes) if self._takes.lines > 1 else self._send_singly(parcels)
 
-        if self._client is None:
-            self._client = _connect(self._endpoint, self._token)
-        request = HttpRequest(
+    def close(self) -> None:
+        """Close the connections; the next send opens new ones, and asks anew what the server takes."""
+        self._takes = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _send_singly(self, parcels: Sequence[Parcel]) -> Sequence[Outcome]:
+        outcomes: list[Outcome] = []
+        for parcel in parcels:
+            outcomes.append(self._send_one(parcel))
+            if isinstance(outcomes[-1], (Retry, Stumbled)):
+                break
+        return outcomes
+
+    def _send_one(self, parcel: Parcel) -> Outcome:
+        answer = self._ask(
             parcel.method,
             parcel.target,
             content=parcel.body,
             headers={"Content-Type": "application/json", "x-ms-client-request-id": parcel.key},
         )
+        return answer if isinstance(answer, Retry) else _outcome(answer)
+
+    def _send_together(self, parcels: Sequence[Parcel], takes: _Takes) -> Sequence[Outcome]:
+        lines = _lines(parcels, takes)
+        body = b"".join(lines)
+        headers = {"Content-Type": "application/x-ndjson"}
+        if self._compresses and takes.gzip and len(body) >= _LEAST_COMPRESSED:
+            body = zlib.compress(body, 1, wbits=31)
+            headers["Content-Encoding"] = "gzip"
+        answer = self._ask("POST", BATCH_PATH, content=body, headers=headers)
+        if isinstance(answer, Retry):
+            return (answer,)
+        if answer.status == 200:  # noqa: PLR2004  HTTP's own number
+            return _outcomes(answer, len(lines))
+        if answer.status in _NO_BATCHES:
+            # Another server stands there now, or another version: one by one each gets its own answer.
+            self._takes = _Takes()
+            return self._send_singly(parcels)
+        outcome = _outcome(answer)
+        return (outcome,) if isinstance(outcome, Retry) else (TooMany(f"HTTP {answer.status}"),)
+
+    def _ask(self, method: str, target: str, **request: Any) -> _Answer | Retry:
+        from azure.core.rest import HttpRequest  # noqa: PLC0415  160 ms, on the courier's thread only
+
         try:
-            response = self._client.send_request(request)
+            if self._client is None:
+                self._client = _connect(self._endpoint, self._token)
+            response = self._client.send_request(HttpRequest(method, target, **request))
+            return _Answer(response.status_code, response.headers.get("Retry-After"), response.content)
         except Exception as error:  # noqa: BLE001  the courier is promised an outcome, whatever the client meets
             # A body that is no JSON fails to decode also after a 201: the status says what happened.
-            answered = getattr(getattr(error, "response", None), "status_code", None)
-            return Retry(type(error).__name__) if answered is None else _outcome(answered, "")
-        return _outcome(response.status_code, _reason(response), response.headers.get("Retry-After"))
+            response = getattr(error, "response", None)
+            status = getattr(response, "status_code", None)
+            return Retry(type(error).__name__) if status is None else _Answer(status, None, b"")
 
-    def close(self) -> None:
-        """Close the connections; the next send opens new ones."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    retry_after: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Takes:
+    """How much one batch may hold; one line means none."""
+
+    lines: int = 1
+    bytes: int = 0
+    gzip: bool = False
 
 
 def _connect(endpoint: str, token: str) -> Any:
@@ -108,13 +196,57 @@ def _connect(endpoint: str, token: str) -> Any:
     )
 
 
-def _outcome(status: int, text: str, retry_after: str | None = None) -> Outcome:
-    if 200 <= status < 300:  # noqa: PLR2004  HTTP's own numbers
+def _takes(answer: _Answer) -> _Takes:
+    """What the server says of its batches; anything but a plain yes means it has none."""
+    try:
+        said = json.loads(answer.body)
+        if answer.status == 200:  # noqa: PLR2004  HTTP's own number
+            return _Takes(lines=int(said["max_lines"]), bytes=int(said["max_bytes"]), gzip="gzip" in said["encodings"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    return _Takes()
+
+
+def _lines(parcels: Sequence[Parcel], takes: _Takes) -> list[bytes]:
+    """As many of the parcels as one batch may hold, at least one; a body is JSON already."""
+    lines: list[bytes] = []
+    size = 0
+    for parcel in parcels[: takes.lines]:
+        head = json.dumps({"key": parcel.key, "method": parcel.method, "target": parcel.target})
+        line = b'%s,"body":%s}\n' % (head[:-1].encode(), parcel.body)
+        size += len(line)
+        if lines and size > takes.bytes:
+            break
+        lines.append(line)
+    return lines
+
+
+def _outcomes(answer: _Answer, count: int) -> Sequence[Outcome]:
+    """Each line's outcome."""
+    outcomes: list[Outcome] = [Delivered()] * count
+    try:
+        for refused in json.loads(answer.body)["refused"]:
+            outcomes[refused["line"]] = Refused(_said(refused["status"], f"({refused['code']}) {refused['message']}"))
+    except (ValueError, KeyError, TypeError, IndexError):
+        # Nobody knows what became of them; whatever is there already is applied once.
+        return (Retry("the answer to a batch is not of the API's form"),)
+    return outcomes
+
+
+def _outcome(answer: _Answer) -> Outcome:
+    if 200 <= answer.status < 300:  # noqa: PLR2004  HTTP's own numbers
         return Delivered()
-    reason = f"HTTP {status}{': ' if text else ''}{text}"
-    if status in _AGAIN or status >= 500:  # noqa: PLR2004
-        return Retry(reason, _seconds(retry_after))
+    reason = _said(answer.status, _reason(answer.body))
+    # Nor is a key that is not known (yet, or any more) a record's fault.
+    if answer.status in _AGAIN or answer.status == _UNAUTHENTICATED:
+        return Retry(reason, _seconds(answer.retry_after))
+    if answer.status >= 500:  # noqa: PLR2004
+        return Retry(reason, after) if (after := _seconds(answer.retry_after)) is not None else Stumbled(reason)
     return Refused(reason)
+
+
+def _said(status: int, text: str) -> str:
+    return f"HTTP {status}{': ' if text else ''}{text}"[:300]
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -124,11 +256,9 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
-def _reason(response: Any) -> str:
-    if response.status_code < 400:  # noqa: PLR2004
-        return ""
+def _reason(body: bytes) -> str:
     try:
-        error = response.json()["error"]
-        return f"({error['code']}) {error['message']}"[:300]
+        error = json.loads(body)["error"]
+        return f"({error['code']}) {error['message']}"
     except (ValueError, KeyError, TypeError):
         return ""

@@ -69,6 +69,10 @@ class FakeServer:
             wbufsize = -1
             disable_nagle_algorithm = True
 
+            def do_GET(self) -> None:
+                """Nothing is told of batches: this is another server than ours."""
+                self.send_error(404)
+
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 answer = server._next(

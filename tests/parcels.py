@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from contextwrap.model import Log, Request, Route
@@ -17,9 +18,8 @@ def sent(home: Path, address: str = LOCAL) -> list[Log]:
     """The calls that wait for `address` in all outboxes of `home`, in the order they were made."""
     parcels = []
     for path in outbox_files(home / "outbox"):
-        outbox = Outbox(path)
-        parcels += outbox.lease(address, limit=100_000, seconds=0)
-        outbox.close()
+        with closing(Outbox(path)) as outbox:
+            parcels += [parcel for parcel in outbox.parcels() if parcel.address == address]
     parcels.sort(key=lambda parcel: parcel.created_at)
     return [
         Log.from_request(Request(method=parcel.method, target=parcel.target, body=parcel.body)) for parcel in parcels

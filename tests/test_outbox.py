@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 from processes import killed, run, start
 
-from contextwrap.errors import OutboxError
-from contextwrap.outbox import LOCAL, Counts, Outbox, Parcel, outbox_files
+from contextwrap.errors import OutboxCorruptError, OutboxError, OutboxFullError
+from contextwrap.outbox import LOCAL, Counts, Held, Outbox, Parcel, outbox_files
 
 PUT = """
     import pathlib, sys, time
@@ -25,6 +25,22 @@ PUT = """
     ])
     print("ready", flush=True)
     time.sleep(60)
+"""
+
+
+VERSION_1 = """
+    CREATE TABLE parcels (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, address TEXT NOT NULL, lane TEXT NOT NULL,
+        method TEXT NOT NULL, target TEXT NOT NULL, body BLOB NOT NULL, created_at REAL NOT NULL,
+        due_at REAL NOT NULL DEFAULT 0, leased_until REAL NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+        reason TEXT, dead INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX parcels_by_lane ON parcels (address, lane, seq) WHERE dead = 0;
+    INSERT INTO parcels VALUES
+        (1, 'k1', 'local', 'a', 'POST', '/t', X'7B7D', 5, 0, 9e9, 2, 'HTTP 500', 0),
+        (2, 'k2', 'local', 'a', 'POST', '/t', X'7B7D', 5, 0, 0, 1, 'HTTP 400', 1),
+        (3, 'k3', 'local', 'b', 'POST', '/t', X'7B7D', 5, 0, 0, 0, NULL, 0);
+    PRAGMA user_version = 1;
 """
 
 
@@ -65,16 +81,9 @@ def taken(outbox, address=LOCAL, **options):
 def test_what_was_put_comes_back_whole(outbox):
     """A leased parcel is the one that was put, bytes and all."""
     mine = parcel("k", body=b"\x00\xff{}")
-    assert outbox.put([mine]) == 1
+    outbox.put([mine])
     (back,) = outbox.lease(LOCAL)
     assert replace(back, seq=0) == mine
-
-
-def test_a_parcel_is_put_once(outbox):
-    """A key that is here already is left out, also within one call."""
-    assert outbox.put([parcel("k1"), parcel("k1"), parcel("k2")]) == 2
-    assert outbox.put([parcel("k2"), parcel("k3")]) == 1
-    assert outbox.counts() == Counts(pending=3)
 
 
 def test_a_lease_is_exclusive_until_it_expires(outbox, clock):
@@ -154,7 +163,8 @@ def test_put_is_all_or_nothing(outbox):
     with pytest.raises(OutboxError):
         outbox.put([parcel("k1"), replace(parcel("k2"), lane=None)])
     assert outbox.counts() == Counts()
-    assert outbox.put([parcel("k1")]) == 1
+    outbox.put([parcel("k1")])
+    assert outbox.counts() == Counts(pending=1)
 
 
 def test_a_full_disk_is_an_error_that_passes(outbox):
@@ -164,7 +174,8 @@ def test_a_full_disk_is_an_error_that_passes(outbox):
     with pytest.raises(OutboxError, match="full"):
         outbox.put([parcel("big", body=b"x" * 1_000_000)])
     outbox._db.execute("PRAGMA max_page_count = 1000000")
-    assert outbox.put([parcel("big", body=b"x" * 1_000_000)]) == 1
+    outbox.put([parcel("big", body=b"x" * 1_000_000)])
+    assert taken(outbox) == ["big"]
 
 
 def test_what_put_returned_for_survives_kill_9(tmp_path):
@@ -228,10 +239,32 @@ def test_what_is_no_database_is_refused(tmp_path):
     """A file that is none of ours is an OutboxError that names it."""
     path = tmp_path / "box.sqlite"
     path.write_bytes(b"not a database, however long one reads on " * 50)
-    with pytest.raises(OutboxError, match="cannot open the outbox"):
+    with pytest.raises(OutboxCorruptError, match=f"cannot open the outbox {path}"):
         Outbox(path)
-    with pytest.raises(OutboxError, match=str(path)):
-        Outbox.adopt(path)
+
+
+@pytest.mark.parametrize("damage", ["header", "middle", "cut"])
+def test_a_damaged_file_is_set_aside_when_it_is_adopted(tmp_path, damage, caplog):
+    """What SQLite cannot read is kept whole under another name, said once, and an empty file takes its place."""
+    path = tmp_path / "box.sqlite"
+    with closing(Outbox(path)) as outbox:
+        outbox.put([parcel(f"k{number}", body=b"x" * 3000) for number in range(50)])
+    whole = path.read_bytes()
+    page = 4096
+    damaged = {
+        "header": b"\xff" * 100 + whole[100:],
+        "middle": whole[:page] + b"\xff" * 40 * page + whole[41 * page :],
+        "cut": whole[: len(whole) // 2],
+    }[damage]
+    path.write_bytes(damaged)
+    heir = Outbox.adopt(path)
+    assert heir is not None
+    heir.put([parcel("new")])
+    assert taken(heir) == ["new"]
+    heir.close()
+    assert (tmp_path / "box.sqlite.corrupt").read_bytes() == damaged
+    assert len(caplog.records) == 1
+    assert "box.sqlite.corrupt" in caplog.text
 
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path):
@@ -285,12 +318,146 @@ def test_two_processes_on_one_file(outbox):
         found = outbox.lease("local", limit=6)
         outbox.ack([one.seq for one in found[:4]])
         print(*[one.key for one in found])
+        outbox.close()
         """,
         outbox.path,
     )
     assert said.split() == [f"k{n}" for n in range(6)]
-    assert taken(outbox) == [f"k{n}" for n in range(6, 10)]
     assert outbox.counts() == Counts(pending=6)
+    assert taken(outbox) == [f"k{n}" for n in range(4, 10)]
+
+
+def test_one_carrier_at_a_time(outbox, clock):
+    """While somebody leases to an address nobody else does; another address and a lapsed lease are free."""
+    outbox.put([parcel("k1"), parcel("k2", address="other")])
+    with closing(Outbox(outbox.path, clock=clock)) as beside:
+        assert taken(outbox, seconds=10) == ["k1"]
+        assert taken(beside) == []
+        assert beside.next_due(LOCAL) == clock.now + 10
+        assert taken(beside, "other") == ["k2"]
+        clock.now += 11
+        assert taken(beside) == ["k1"]
+        assert taken(outbox) == []
+
+
+def test_an_ack_that_comes_too_late_is_none(outbox, clock):
+    """Who lost a lease cannot acknowledge, defer or bury what somebody else now carries, or what came in its place."""
+    outbox.put([parcel("k1")])
+    (late,) = outbox.lease(LOCAL, seconds=10)
+    clock.now += 11
+    with closing(Outbox(outbox.path, clock=clock)) as beside:
+        (again,) = beside.lease(LOCAL)
+        beside.ack([again.seq])
+        beside.put([parcel("k2")])
+        outbox.ack([late.seq])
+        outbox.bury(late.seq, reason="no")
+        assert (beside.counts(), taken(beside)) == (Counts(pending=1), ["k2"])
+
+
+@pytest.mark.parametrize("jump", [-86_400, -7200, 7200, 86_400])
+def test_a_clock_that_jumps_stops_nobody(outbox, clock, jump):
+    """Leases, deferrals and holds written under a clock that was wrong do not outlast an hour."""
+    outbox.put([parcel("k1"), parcel("k2", lane="b"), parcel("k3", lane="c")])
+    first, second, _ = outbox.lease(LOCAL, limit=3)
+    outbox.defer([first.seq], seconds=300, reason="down")
+    outbox.hold(LOCAL, seconds=300, reason="down")
+    clock.now += jump
+    assert taken(outbox) == ["k1", "k2", "k3"]
+    assert second.key == "k2"
+
+
+def test_an_address_that_is_held_is_not_asked(outbox, clock):
+    """Nothing is leased for it until the hold is over; it says since how many attempts and why; a flush lifts it."""
+    outbox.put([parcel("k1"), parcel("k2", address="other")])
+    assert outbox.held(LOCAL) == Held()
+    for _ in range(2):
+        outbox.hold(LOCAL, seconds=30, reason="HTTP 503")
+    assert outbox.held(LOCAL) == Held(due_at=clock.now + 30, attempts=2, reason="HTTP 503")
+    assert outbox.next_due(LOCAL) == clock.now + 30
+    assert (taken(outbox), taken(outbox, "other")) == ([], ["k2"])
+    outbox.hurry(LOCAL)
+    assert taken(outbox) == ["k1"]
+    outbox.reached(LOCAL)
+    assert outbox.held(LOCAL) == Held()
+
+
+def test_a_hold_survives_a_restart(tmp_path, clock):
+    """Whoever opens the file next waits as long as its last carrier meant to."""
+    path = tmp_path / "box.sqlite"
+    with closing(Outbox(path, clock=clock)) as outbox:
+        outbox.put([parcel("k1")])
+        outbox.hold(LOCAL, seconds=30, reason="down")
+    with closing(Outbox(path, clock=clock)) as outbox:
+        assert taken(outbox) == []
+        clock.now += 31
+        assert taken(outbox) == ["k1"]
+
+
+def test_a_full_outbox_refuses_the_newest(tmp_path):
+    """At its limit a put is an OutboxFullError; what is in it can still be carried, and then there is room again."""
+    with closing(Outbox(tmp_path / "box.sqlite", limit=400_000)) as outbox:
+        put = 0
+
+        def fill():
+            nonlocal put
+            for put in range(1000):
+                outbox.put([parcel(f"k{put}", lane=str(put), body=b"x" * 5000)])
+
+        with pytest.raises(OutboxFullError, match="limit of 397312 bytes"):
+            fill()
+        assert 50 < put < 90
+        leased = outbox.lease(LOCAL, limit=1000)
+        assert [one.key for one in leased] == [f"k{number}" for number in range(put)]
+        for one in leased[:20]:
+            outbox.bury(one.seq, reason="no")
+        outbox.ack([one.seq for one in leased[20:]])
+        assert outbox.counts() == Counts(dead=20)
+        outbox.put([parcel("again", body=b"x" * 5000)])
+    assert (tmp_path / "box.sqlite").stat().st_size < 600_000
+
+
+def test_a_full_disk_is_not_taken_for_the_limit(outbox):
+    """Where no limit was set, no room is the disk's."""
+    outbox._db.execute("PRAGMA max_page_count = 20")
+    with pytest.raises(OutboxError, match="full") as refusal:
+        outbox.put([parcel("big", body=b"x" * 1_000_000)])
+    assert not isinstance(refusal.value, OutboxFullError)
+
+
+def test_readdressed_parcels_go_to_the_new_address(outbox):
+    """All that waits for one address waits for another, in its order; dead letters stay where they are."""
+    outbox.put([parcel("k1", address="old"), parcel("k2", address="old"), parcel("k3", address="new", lane="b")])
+    outbox.bury(outbox.lease("old", limit=1)[0].seq, reason="no")
+    assert outbox.readdress("old", "new") == 1
+    assert taken(outbox, "new") == ["k2", "k3"]
+    assert outbox.counts("old") == Counts(dead=1)
+
+
+def test_a_revived_letter_waits_again(outbox):
+    """A dead letter that is tried again comes behind what waits, as if never tried."""
+    outbox.put([parcel("k1"), parcel("k2")])
+    outbox.bury(outbox.lease(LOCAL, limit=1)[0].seq, reason="no")
+    assert outbox.revive() == 1
+    found = outbox.lease(LOCAL)
+    assert [(one.key, one.attempts, one.reason) for one in found] == [("k2", 0, None), ("k1", 0, None)]
+    assert outbox.counts() == Counts(pending=2)
+
+
+def test_a_file_of_version_1_is_taken_over(tmp_path):
+    """What an older contextwrap left waits on, tries, reasons and dead letters too; a living one's is left alone."""
+    path = tmp_path / "box.sqlite"
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executescript(VERSION_1)
+    with pytest.raises(OutboxError, match="older contextwrap"):
+        Outbox(path)
+    heir = Outbox.adopt(path)
+    assert heir is not None
+    with closing(heir):
+        tried, fresh = heir.lease(LOCAL)
+        assert (tried.key, tried.body, tried.attempts, tried.reason) == ("k1", b"{}", 2, "HTTP 500")
+        assert (fresh.key, fresh.attempts) == ("k3", 0)
+        (letter,) = heir.dead_letters()
+        assert (letter.key, letter.reason, letter.attempts) == ("k2", "HTTP 400", 1)
 
 
 def test_a_child_of_fork_leaves_its_parents_file_alone(tmp_path):
@@ -326,22 +493,23 @@ def test_files_come_oldest_first(tmp_path):
 
 
 def test_every_parcel_can_be_looked_through(outbox):
-    """Waiting, leased and dead, of every address, oldest first, more than one page of them."""
+    """Waiting and leased, of every address, oldest first, more than one page of them; then the dead."""
     keys = [f"k{number}" for number in range(250)]
     outbox.put([parcel(key, lane=key, address=LOCAL if number % 2 else "other") for number, key in enumerate(keys)])
     first, *_ = outbox.lease(LOCAL, limit=5)
     outbox.bury(first.seq, reason="HTTP 400")
-    assert [one.key for one in outbox.parcels()] == keys
+    assert [one.key for one in outbox.parcels()] == [*(key for key in keys if key != first.key), first.key]
 
 
 def test_the_outbox_works_while_it_is_looked_through(outbox):
     """What is put and what goes meanwhile disturbs nobody."""
     outbox.put([parcel(f"k{number}") for number in range(150)])
+    leased = outbox.lease(LOCAL, limit=150)
     found = []
     for one in outbox.parcels():
         if not found:
             outbox.put([parcel("late")])
-            outbox.ack([149])
+            outbox.ack([leased[148].seq])
         found.append(one.key)
     assert found == [*(f"k{number}" for number in range(150) if number != 148), "late"]
 

@@ -22,6 +22,9 @@ VARIABLES = [
     ("CONTEXTWRAP_REDACT", "email,card", "redact", "email,card"),
     ("CONTEXTWRAP_SAMPLE", "0.25", "sample", 0.25),
     ("CONTEXTWRAP_SAMPLE_BY", "thread", "sample_by", "thread"),
+    ("CONTEXTWRAP_DURABILITY", "background", "durability", "background"),
+    ("CONTEXTWRAP_OUTBOX_LIMIT", "1.5MiB", "outbox_limit", 1_572_864),
+    ("CONTEXTWRAP_FLUSH_CALLS", "1", "flush_calls", True),
     ("CONTEXTWRAP_EXIT_TIMEOUT", "7.5", "exit_timeout", 7.5),
     ("CONTEXTWRAP_ALLOW_HTTP", "1", "allow_http", True),
 ]
@@ -39,6 +42,9 @@ def test_defaults_are_local():
         redact=None,
         sample=1.0,
         sample_by="user",
+        durability="call",
+        outbox_limit=1024**3,
+        flush_calls=False,
         exit_timeout=2.0,
         allow_http=False,
     )
@@ -56,6 +62,34 @@ def test_each_variable_is_read(variable, text, name, value):
 def test_every_variable_is_under_test():
     """The table holds no variable that the test above leaves out."""
     assert {name for setting in TABLE for name in setting.variables} == {variable for variable, *_ in VARIABLES}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1000", 1000), ("2k", 2048), ("3KiB", 3072), ("500MB", 524_288_000), ("1 GiB", 1024**3)]
+)
+def test_sizes_have_units(text, size):
+    """A size is a number of bytes, or of KiB, MiB or GiB by whichever name."""
+    assert load({}, environ={"CONTEXTWRAP_OUTBOX_LIMIT": text}).outbox_limit == size
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"outbox_limit": 0}, {"outbox_limit": "lots"}, {"durability": "maybe"}, {"durability": 1}]
+)
+def test_wrong_outbox_settings_are_told(wrong):
+    """A limit that is none and a durability nobody knows are configuration errors that name the setting."""
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        load(wrong, environ={})
+    ((name, value),) = wrong.items()
+    with pytest.raises(ConfigurationError, match=f"CONTEXTWRAP_{name.upper()}"):
+        load({}, environ={f"CONTEXTWRAP_{name.upper()}": str(value)})
+
+
+@pytest.mark.parametrize("variable", ["AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "FUNCTION_TARGET"])
+def test_machines_that_freeze_are_known(monkeypatch, variable):
+    """Where the process stops between calls, calls deliver before they return, unless told otherwise."""
+    monkeypatch.setenv(variable, "f")
+    assert load({}, environ={}).flush_calls
+    assert not load({"flush_calls": False}, environ={}).flush_calls
 
 
 def test_explicit_beats_environment_beats_default():

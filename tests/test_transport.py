@@ -8,7 +8,7 @@ from fakeserver import HANG, RESET, Answer, FakeServer, free_port
 from contextwrap import transport as transport_module
 from contextwrap.model import Conversation, Log, Message, RatingMark, Route
 from contextwrap.outbox import Parcel
-from contextwrap.transport import ContextTransport, Delivered, Refused, Retry
+from contextwrap.transport import ContextTransport, Delivered, Refused, Retry, Stumbled
 
 LOG = Log(
     route=Route.THREAD,
@@ -30,7 +30,7 @@ def outcome_of(*answers, log=LOG):
     """What the transport makes of the answers: the last outcome, and all that was asked."""
     with FakeServer(*answers) as server:
         transport = ContextTransport(endpoint=server.url, token="secret")
-        outcome = transport.send(parcel(log))
+        (outcome,) = transport.send([parcel(log)])
         transport.close()
     return outcome, server.asked
 
@@ -66,7 +66,8 @@ def test_odd_ids_reach_the_server_whole(rated):
         (Answer(status=400, body=b"<html>"), Refused("HTTP 400")),
         (Answer(status=400, body=b'{"error":"odd"}'), Refused("HTTP 400")),
         (Answer(status=400, body=b"[]"), Refused("HTTP 400")),
-        (Answer(status=401), Refused("HTTP 401")),
+        (Answer(status=401), Retry("HTTP 401")),
+        (Answer(status=403), Refused("HTTP 403")),
         (Answer(status=404), Refused("HTTP 404")),
         (Answer(status=413), Refused("HTTP 413")),
         (Answer(status=302, headers={"Location": "http://127.0.0.1:1/"}), Refused("HTTP 302")),
@@ -74,12 +75,13 @@ def test_odd_ids_reach_the_server_whole(rated):
         (Answer(status=429, headers={"Retry-After": "7"}), Retry("HTTP 429", 7.0)),
         (Answer(status=429, headers={"Retry-After": "-7"}), Retry("HTTP 429", 0.0)),
         (Answer(status=503, headers={"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}), Retry("HTTP 503")),
-        (Answer(status=500, body=b"<html>"), Retry("HTTP 500")),
+        (Answer(status=500, body=b"<html>"), Stumbled("HTTP 500")),
+        (Answer(status=500, headers={"Retry-After": "3"}), Retry("HTTP 500", 3.0)),
         (Answer(status=502), Retry("HTTP 502")),
     ],
 )
 def test_each_answer_has_its_outcome(answer, outcome):
-    """2xx is delivered, 408, 429 and 5xx are for later, all else is never; and it is asked once."""
+    """2xx is delivered, 401, 408, 429 and 5xx are for later, all else is never; and it is asked once."""
     found, asked = outcome_of(answer)
     assert found == outcome
     assert len(asked) == 1
@@ -93,7 +95,7 @@ def test_a_server_that_hangs_up_is_for_later():
 
 def test_a_server_that_is_not_there_is_for_later():
     """A refused connection means later, and says no more than its kind."""
-    outcome = ContextTransport(endpoint=f"http://127.0.0.1:{free_port()}", token="secret").send(parcel())
+    outcome = ContextTransport(endpoint=f"http://127.0.0.1:{free_port()}", token="secret").send([parcel()])[0]
     assert isinstance(outcome, Retry)
     assert "secret" not in outcome.reason
 
@@ -107,7 +109,7 @@ def test_a_server_that_says_nothing_is_for_later(monkeypatch):
 
 def test_send_never_raises():
     """An endpoint that no client can speak to means later, not an exception."""
-    assert isinstance(ContextTransport(endpoint="http://127.0.0.1:99999", token="t").send(parcel()), Retry)
+    assert isinstance(ContextTransport(endpoint="http://127.0.0.1:99999", token="t").send([parcel()])[0], Retry)
 
 
 def test_a_closed_transport_opens_again():
@@ -115,7 +117,7 @@ def test_a_closed_transport_opens_again():
     with FakeServer() as server:
         transport = ContextTransport(endpoint=server.url + "/", token="secret")
         for _ in range(2):
-            assert transport.send(parcel()) == Delivered()
+            assert transport.send([parcel()]) == [Delivered()]
             transport.close()
             transport.close()
     assert [asked.target for asked in server.asked] == [LOG.to_request().target] * 2

@@ -109,7 +109,7 @@ class Pipeline:
 
     def settle(self, timeout: float) -> bool:
         """Wait until all that is in the journal now is stored; False when `timeout` seconds are not enough."""
-        if self.depth() == 0:
+        if not self._journal.has_waiting(LOCAL):
             return True
         with self._looked:
             wanted = self._look + 1
@@ -178,7 +178,7 @@ class Pipeline:
         self._forget(path)
         try:
             drained = self._empty(adopted)
-            finished = adopted.counts(LOCAL).pending == 0
+            finished = not adopted.has_waiting(LOCAL)
         except BaseException:
             adopted.close()
             raise
@@ -192,7 +192,7 @@ class Pipeline:
         total = Drained()
         early: list[int] = []
         try:
-            while outbox.counts(LOCAL).pending and not total.failed and not self._stopping.is_set():
+            while outbox.has_waiting(LOCAL) and not total.failed and not self._stopping.is_set():
                 parcels = outbox.lease(LOCAL, limit=BATCH, seconds=LEASE_SECONDS)
                 if not parcels:
                     break

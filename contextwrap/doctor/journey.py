@@ -226,7 +226,7 @@ def there_and_back(target: Target, parcel: Parcel, conversation_id: str, *, time
 
     def send() -> Outcome:
         try:
-            return transport.send(parcel)
+            return transport.send([parcel])[0]
         finally:
             transport.close()
 

@@ -5,8 +5,6 @@ Nothing is adopted, leased or written; whether a file's process lives is asked o
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
 import time
 from contextlib import closing
@@ -14,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from contextwrap.boxfiles import lives, outbox_files
 from contextwrap.doctor.checks import Check, ago, one_line
 from contextwrap.doctor.machine import without_password
-from contextwrap.outbox import LOCAL, outbox_files
+from contextwrap.settings import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +23,14 @@ if TYPE_CHECKING:
 
 LONG_SECONDS: Final = 3600.0
 _SQL: Final = """
-SELECT address, count(*) FILTER (WHERE dead = 0), count(*) FILTER (WHERE dead = 1),
-    min(created_at) FILTER (WHERE dead = 0),
-    max(created_at) FILTER (WHERE dead = 1),
-    (SELECT reason FROM parcels AS d WHERE d.dead = 1 AND d.address = p.address ORDER BY created_at DESC, seq DESC)
-FROM parcels AS p GROUP BY address
+SELECT address, sum(pending), sum(dead), min(oldest), max(newest_dead),
+    (SELECT reason FROM dead_letters AS d WHERE d.address = found.address ORDER BY created_at DESC, seq DESC)
+FROM (
+    SELECT address, count(*) AS pending, 0 AS dead, min(created_at) AS oldest, NULL AS newest_dead
+    FROM parcels GROUP BY address
+    UNION ALL
+    SELECT address, 0, count(*), NULL, max(created_at) FROM dead_letters GROUP BY address
+) AS found GROUP BY address
 """
 
 
@@ -72,25 +74,6 @@ def waiting(path: Path) -> list[Waiting]:
             )
             for address, pending, dead, oldest, newest_dead, reason in db.execute(_SQL)
         ]
-
-
-def lives(path: Path) -> bool:
-    """Whether the process that owns the file still does."""
-    try:
-        handle = os.open(path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        # Another user's: whose process lives for all we can know.
-        return True
-    try:
-        # Shared: an owner's lock is known by it, and whoever adopts in this instant takes the file for a living one.
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def outboxes(home: Path, *, address: str | None) -> Iterator[Check]:

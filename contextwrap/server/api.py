@@ -6,8 +6,6 @@ when they came, so that a client reads what it wrote.
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
@@ -17,12 +15,12 @@ from starlette.requests import Request  # noqa: TC002  FastAPI reads the signatu
 from starlette.responses import Response
 
 from contextwrap.errors import WireError
-from contextwrap.ids import derived_id, new_id
+from contextwrap.ids import new_id
 from contextwrap.model import RATINGS, Log, Rating, RatingMark, Route, from_iso, from_json, to_iso, to_json
 from contextwrap.model import Request as LogRequest
-from contextwrap.outbox import LOCAL, Parcel
 from contextwrap.server.auth import Ingester, Reader, rater
-from contextwrap.server.limits import check_depth, check_size, read_body
+from contextwrap.server.intake import SETTLE_SECONDS, check_known, key_of, sealed, take
+from contextwrap.server.limits import check_depth, read_body
 from contextwrap.server.refusals import Refusal, refusal
 from contextwrap.store.records import ConversationQuery
 from contextwrap.tokens import MAX_FEEDBACK
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from contextwrap.server.keys import Viewer
     from contextwrap.store.records import Page, StoredConversation
 
-SETTLE_SECONDS: Final = 2.0
 MAX_PER_PAGE: Final = 100
 DEFAULT_DAYS: Final = 6
 MAX_RATING_BODY: Final = 16 * 1024
@@ -73,7 +70,7 @@ async def log_thread(request: Request, sender: Ingester) -> Response:
 @router.patch("/api/v1/log/conversation/thread/{rated:path}")
 async def rate(request: Request, sender: Ingester, rated: str) -> Response:
     """Rate a message by its id, or the newest answers of a thread by its id."""
-    await run_in_threadpool(_check_known, _house(request), rated, sender.tenant_id)
+    await run_in_threadpool(check_known, _house(request), rated, sender.tenant_id)
     await _accept(request, sender)
     return _json({"status": "ok"})
 
@@ -162,16 +159,10 @@ def _rate_by_token(house: House, body: bytes) -> None:
         raise WireError("feedback must be a string")
     allowed = rater(house, said.get("token"))
     rated = allowed.answer or allowed.thread or ""
-    _check_known(house, rated, allowed.tenant)
+    check_known(house, rated, allowed.tenant)
     mark = RatingMark(rating=cast("Rating", rating), feedback=None if feedback is None else feedback[:MAX_FEEDBACK])
     log = Log(route=Route.RATING, tenant_id=allowed.tenant, rated=rated, marks=(mark,))
     _journal(house, log.to_request(), allowed.tenant, new_id())
-
-
-def _check_known(house: House, rated: str, tenant_id: str) -> None:
-    house.pipeline.settle(SETTLE_SECONDS)
-    if not house.store.can_rate(rated, tenant_id=tenant_id):
-        raise Refusal(404, "no message has this id, and no thread with an answer")
 
 
 async def _accept(request: Request, sender: Viewer) -> Log:
@@ -182,31 +173,15 @@ async def _accept(request: Request, sender: Viewer) -> Log:
         target=request.scope["raw_path"].decode("latin-1"),
         body=body,
     )
-    said = request.headers.get("x-ms-client-request-id")
-    # Without a key of a sender's own two equal calls are two calls.
-    key = derived_id(sender.key_id or "", sender.tenant_id, said) if said else new_id()
+    key = key_of(sender, request.headers.get("x-ms-client-request-id"))
     return await run_in_threadpool(_journal, _house(request), sent, sender.tenant_id, key)
 
 
 def _journal(house: House, sent: LogRequest, tenant_id: str, key: str) -> Log:
     check_depth(sent.body)
-    log = replace(Log.from_request(sent), tenant_id=tenant_id)
-    check_size(log)
-    now = time.time()
-    sealed = log.sealed(key=key, at=datetime.fromtimestamp(now, UTC))
-    request = sealed.to_request()
-    parcel = Parcel(
-        key=key,
-        address=LOCAL,
-        lane="",
-        method=request.method,
-        target=request.target,
-        body=request.body,
-        created_at=now,
-    )
-    house.journal.put([parcel])
-    house.pipeline.wake()
-    return sealed
+    log, parcel = sealed(Log.from_request(sent), tenant_id=tenant_id, key=key)
+    take(house, parcel)
+    return log
 
 
 def _conversation(stored: StoredConversation) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.templating import Jinja2Templates
 
 from contextwrap import __version__
-from contextwrap.server import api, auth, pages, refusals
+from contextwrap.server import api, auth, batches, pages, refusals
 from contextwrap.server.limits import SafeHeaders
 from contextwrap.server.render import mount_static
 
@@ -37,6 +37,7 @@ def create_app(house: House) -> ASGIApp:
     app.state.throttle = auth.Throttle()
     refusals.install(app)
     app.include_router(api.router)
+    app.include_router(batches.router)
     app.include_router(auth.router)
     app.include_router(pages.router)
     mount_static(app)

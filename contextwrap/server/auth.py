@@ -45,12 +45,13 @@ def _bearer(*scopes: Scope) -> Callable[[Request], Viewer]:
             raise Refusal(401, "this key is not known here, or was revoked", headers=_CHALLENGE)
         if found.scope not in scopes:
             raise Refusal(403, f"a key of scope {found.scope} may not do this: it takes {' or '.join(scopes)}")
-        return _for_tenant(found, request.query_params.get("tenant_id", ""))
+        return for_tenant(found, request.query_params.get("tenant_id", ""))
 
     return check
 
 
-def _for_tenant(viewer: Viewer, tenant_id: str) -> Viewer:
+def for_tenant(viewer: Viewer, tenant_id: str) -> Viewer:
+    """The same viewer, for the tenant that is named; Refusal when the key is bound to another."""
     if len(tenant_id) >= MAX_TENANT:
         raise Refusal(400, f"tenant_id must be shorter than {MAX_TENANT} characters")
     if viewer.tenant_id and tenant_id not in {"", viewer.tenant_id}:

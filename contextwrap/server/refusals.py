@@ -49,8 +49,13 @@ class Refusal(HTTPException):
 
 def refusal(status: int, message: str, *, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The response in the one shape."""
-    code = _CODES.get(status) or HTTPStatus(status).phrase.title().replace(" ", "")
-    return JSONResponse({"error": {"code": code, "message": message}}, status_code=status, headers=headers)
+    error = {"code": code_of(status), "message": message}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
+
+
+def code_of(status: int) -> str:
+    """The one word for a status."""
+    return _CODES.get(status) or HTTPStatus(status).phrase.title().replace(" ", "")
 
 
 def install(app: FastAPI) -> None:
