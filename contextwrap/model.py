@@ -243,7 +243,7 @@ class Log:
         if method == "PATCH" and path.startswith(_RATING_PREFIX):
             rated = unquote(path.removeprefix(_RATING_PREFIX))
             return cls(route=Route.RATING, tenant_id=tenant, rated=rated, marks=_marks(body))
-        raise WireError(f"{method} {path} is not a log route"[:300])
+        raise WireError(f"{method[:20]} {path[:200]} is not a log route")
 
 
 @lru_cache(maxsize=1024)

@@ -18,7 +18,7 @@ from contextwrap.ids import derived_id
 from contextwrap.model import Message, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from contextwrap.model import Conversation, Log, MessageType, Rating, RatingMark, Role
@@ -320,6 +320,8 @@ class Batch:
 
 def storable(log: Log) -> Log:
     """The call with U+FFFD for lone surrogates, which UTF-8 cannot hold (`input` is mended where it is kept)."""
+    if mend(text := "\n".join(_texts(log))) == text:
+        return log
     conversation = log.conversation
     return replace(
         log,
@@ -328,6 +330,18 @@ def storable(log: Log) -> Log:
         marks=tuple(replace(mark, feedback=_mend(mark.feedback)) for mark in log.marks),
         conversation=None if conversation is None else _storable(conversation),
     )
+
+
+def _texts(log: Log) -> Iterator[str]:
+    """All that `storable` would mend."""
+    yield from filter(None, (log.tenant_id, log.rated, *(mark.feedback for mark in log.marks)))
+    if (conversation := log.conversation) is not None:
+        yield from filter(None, (conversation.id, conversation.feedback))
+        for metadata in (conversation.metadata, *(message.metadata for message in conversation.messages)):
+            yield from metadata
+            yield from metadata.values()
+        for one in conversation.messages:
+            yield from filter(None, (one.id, one.message, one.name, one.thought, one.observation))
 
 
 def mend(text: str) -> str:

@@ -13,6 +13,7 @@ import threading
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import duckdb
@@ -337,12 +338,17 @@ def _unnested(types: dict[str, str]) -> str:
 
 def _packed(rows: Sequence[ConversationRow] | Sequence[MessageRow], names: Collection[str]) -> str:
     """The parameter of `_unnested` for `rows`."""
-    return dumped({name: [_cell(getattr(row, name)) for row in rows] for name in names})
+    return dumped({name: _cells(list(map(attrgetter(name), rows))) for name in names})
 
 
 def _keys(keys: Collection[tuple[str, str]]) -> str:
     """The parameter of `_unnested(_KEY)` for `keys`."""
     return dumped({"tenant_id": [tenant for tenant, _ in keys], "id": [item for _, item in keys]})
+
+
+def _cells(values: list[Any]) -> list[Any]:
+    """A column; most are of texts and numbers, which are what they are."""
+    return list(map(_cell, values)) if values and isinstance(values[0], (datetime, dict)) else values
 
 
 def _cell(value: Any) -> Any:
