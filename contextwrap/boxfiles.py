@@ -10,8 +10,9 @@ import fcntl
 import os
 import sqlite3
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from contextwrap.errors import OutboxCorruptError, OutboxError
 
@@ -75,6 +76,11 @@ INSERT INTO dead_letters (seq, {FIELDS}, attempts, reason)
 DROP TABLE old_parcels;
 """
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def damaged_files(folder: Path) -> list[Path]:
+    """What was set aside because SQLite could not read it."""
+    return sorted(folder.glob("*.corrupt"))
 
 
 def outbox_files(folder: Path) -> list[Path]:
@@ -177,6 +183,15 @@ def ours(error: sqlite3.Error, path: Path, doing: str) -> OutboxError:
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that threads may share, if they take turns."""
     return sqlite3.connect(path, timeout=PATIENCE_MS / 1000, isolation_level=None, check_same_thread=False)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that only looks, also at a living process's file; sqlite3.Error when it cannot be read."""
+    # With no write-ahead log nobody writes: only then may SQLite take the file as it lies, also on a read-only disk.
+    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?{mode}", uri=True, timeout=2.0)) as db:
+        yield db
 
 
 def prepare(db: sqlite3.Connection, path: Path, *, checkpoints: bool, owned: bool) -> None:

@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from contextwrap import __version__
+from contextwrap.outbox_commands import outbox
 from contextwrap.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from contextwrap.importers.intake import Progress as Tell
-    from contextwrap.outbox import Outbox
     from contextwrap.server.keys import Keys
     from contextwrap.settings import Settings
 
 _BAD_SHOWN: Final = 20
-_DEAD_SHOWN: Final = 50
 
 _home = click.option(
     "--home",
@@ -213,51 +212,7 @@ def revoke_key(*, key_id: str, home: Path | None) -> None:
     click.echo(f"Revoked {key.id} ({key.name or key.scope})")
 
 
-@cli.group(name="outbox", invoke_without_command=True)
-@_home
-@click.pass_context
-def outbox_(context: click.Context, *, home: Path | None) -> None:
-    """Show what waits for delivery, and the dead letters: what was refused, with the reason."""
-    if context.invoked_subcommand is not None:
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from contextwrap.doctor.checks import one_line
-
-    waiting, letters = 0, []
-    for outbox in _outboxes(_settings(home)):
-        waiting += outbox.counts().pending
-        letters += outbox.dead_letters(limit=_DEAD_SHOWN + 1)
-    click.echo(f"{waiting} waiting for delivery")
-    if not letters:
-        click.echo("no dead letters")
-        return
-    table = Table("Refused", "To", "Tries", "Reason", title="Dead letters")
-    for letter in sorted(letters, key=lambda letter: letter.created_at)[:_DEAD_SHOWN]:
-        to, reason = letter.address.partition("#")[0], one_line(letter.reason or "")
-        # Text, not str: a reason is a server's words and no markup.
-        table.add_row(*map(Text, (_day(letter.created_at), to, str(letter.attempts), reason)))
-    Console().print(table)
-    if len(letters) > _DEAD_SHOWN:
-        click.echo(f"… and more: these are the oldest {_DEAD_SHOWN}")
-
-
-@outbox_.command(name="retry")
-@_home
-def retry_outbox(*, home: Path | None) -> None:
-    """Have every dead letter delivered again, once what it was refused for is mended."""
-    count = sum(outbox.revive() for outbox in _outboxes(_settings(home)))
-    click.echo(f"{count} dead letters will be tried again")
-
-
-def _outboxes(settings: Settings) -> Iterator[Outbox]:
-    from contextwrap.outbox import Outbox, outbox_files
-
-    for path in outbox_files(settings.home / "outbox"):
-        with closing(Outbox(path)) as outbox:
-            yield outbox
+cli.add_command(outbox)
 
 
 def _keys(settings: Settings) -> closing[Keys]:

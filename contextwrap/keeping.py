@@ -17,7 +17,7 @@ from contextwrap.model import Log, Request
 from contextwrap.settings import LOCAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
     from typing import Literal
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from contextwrap.window import Window
 
 
+IN_USE: Final = "forget: the words are still in a file that is in use, forget once more"
 # A thread that is not waiting for a server ends at once.
 _STOP_SECONDS: Final = 0.1
 
@@ -213,15 +214,23 @@ def forget_in(home: Path, user_id: str, *, lost: Callable[[str], None]) -> int:
         lanes.update(parcel.lane for parcel in outbox.parcels() if _user(parcel) == user_id)
         return 0
 
+    # What a thread's rating waits in need not be the file that names its user.
+    for path in outbox_files(home / "outbox"):
+        _visited(path, find, lost)
+    return purge_in(home, lanes, lost=lost)
+
+
+def purge_in(home: Path, lanes: Collection[str], *, lost: Callable[[str], None]) -> int:
+    """Drop what waits and what is dead in these lanes, in every outbox of the home; says how many parcels went."""
+    from contextwrap.outbox import outbox_files  # noqa: PLC0415  see above
+
     def drop(outbox: Outbox) -> int:
         gone = outbox.purge(lanes)
         if not outbox.scrub():
-            lost("forget: the words are still in a file that is in use, forget once more")
+            lost(IN_USE)
         return gone
 
-    # What a thread's rating waits in need not be the file that names its user.
-    readable = [path for path in outbox_files(home / "outbox") if _visited(path, find, lost) is not None]
-    return sum(_visited(path, drop, lost) or 0 for path in readable)
+    return sum(_visited(path, drop, lost) or 0 for path in outbox_files(home / "outbox"))
 
 
 def _visited(path: Path, do: Callable[[Outbox], int], lost: Callable[[str], None]) -> int | None:

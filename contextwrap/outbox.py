@@ -27,6 +27,7 @@ from contextwrap.boxfiles import (
     discard,
     ours,
     prepare,
+    reading,
     set_aside,
     telling,
 )
@@ -302,11 +303,19 @@ class Outbox:
                 time.sleep(0.01)
         return True
 
-    def revive(self) -> int:
-        """Make every dead letter wait for delivery again, now, behind the rest; returns how many there were."""
+    def drop_dead_letters(self) -> int:
+        """Forget every dead letter; returns how many there were. Their bytes leave the file with the next `scrub`."""
         with self._transaction() as db:
-            db.execute(f"INSERT INTO parcels ({FIELDS}) SELECT {FIELDS} FROM dead_letters ORDER BY seq")
             return db.execute("DELETE FROM dead_letters").rowcount
+
+    def revive(self, *, reason: str = "") -> int:
+        """Make the dead letters whose reason contains `reason` wait again, now, behind the rest; says how many."""
+        these = "WHERE instr(coalesce(reason, ''), ?)"
+        with self._transaction() as db:
+            db.execute(
+                f"INSERT INTO parcels ({FIELDS}) SELECT {FIELDS} FROM dead_letters {these} ORDER BY seq", (reason,)
+            )
+            return db.execute(f"DELETE FROM dead_letters {these}", (reason,)).rowcount
 
     def counts(self, address: str | None = None) -> Counts:
         """How many wait and how many are dead, for one address or for all."""
@@ -492,6 +501,14 @@ class Outbox:
             finally:
                 if limited:
                     self._db.execute(f"PRAGMA max_page_count = {self._pages}")
+
+
+def look(path: Path) -> Iterator[tuple[Parcel, bool]]:
+    """Every parcel in a file, and whether it is a dead letter, without disturbing who works with it."""
+    with telling(path, "read"), reading(path) as db:
+        for sql, dead in ((f"{_WAITING} ORDER BY p.seq", False), (f"{_DEAD} ORDER BY seq", True)):
+            for row in db.execute(sql):
+                yield _parcel(row), dead
 
 
 def _ranges(seqs: Iterable[int]) -> Iterator[tuple[int, int]]:

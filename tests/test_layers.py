@@ -57,6 +57,7 @@ ROOMS = (
     "exporter",
     "doctor",
     "demo",
+    "outbox_commands",
     "cli",
     "__main__",
 )

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
-from contextwrap.boxfiles import lives, outbox_files
+from contextwrap.boxfiles import lives, outbox_files, reading
 from contextwrap.doctor.checks import Check, ago, one_line
 from contextwrap.doctor.machine import without_password
 from contextwrap.settings import LOCAL
@@ -24,7 +22,8 @@ if TYPE_CHECKING:
 LONG_SECONDS: Final = 3600.0
 _SQL: Final = """
 SELECT address, sum(pending), sum(dead), min(oldest), max(newest_dead),
-    (SELECT reason FROM dead_letters AS d WHERE d.address = found.address ORDER BY created_at DESC, seq DESC)
+    (SELECT reason FROM dead_letters AS d WHERE d.address = found.address ORDER BY created_at DESC, seq DESC),
+    (SELECT reason FROM carriers AS c WHERE c.address = found.address AND attempts > 0)
 FROM (
     SELECT address, count(*) AS pending, 0 AS dead, min(created_at) AS oldest, NULL AS newest_dead
     FROM parcels GROUP BY address
@@ -36,7 +35,10 @@ FROM (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """Parcels for one address; `oldest` pending one and `newest_dead` in seconds since 1970, 0 for none."""
+    """Parcels for one address; `oldest` pending one and `newest_dead` in seconds since 1970, 0 for none.
+
+    `reason` is why the newest dead letter was refused, `held` why the address could not be reached, if so.
+    """
 
     address: str
     pending: int = 0
@@ -44,6 +46,7 @@ class Waiting:
     oldest: float = 0.0
     newest_dead: float = 0.0
     reason: str = ""
+    held: str = ""
 
     def __add__(self, other: Waiting) -> Waiting:
         """Both files' parcels for the address."""
@@ -55,14 +58,13 @@ class Waiting:
             oldest=min(filter(None, (self.oldest, other.oldest)), default=0.0),
             newest_dead=last.newest_dead,
             reason=last.reason,
+            held=self.held or other.held,
         )
 
 
 def waiting(path: Path) -> list[Waiting]:
     """What one file holds, by address; sqlite3.Error when it cannot be read."""
-    # With no write-ahead log nobody writes: only then may SQLite take the file as it lies, also on a read-only disk.
-    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
-    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?{mode}", uri=True, timeout=2.0)) as db:
+    with reading(path) as db:
         return [
             Waiting(
                 address=address,
@@ -71,8 +73,9 @@ def waiting(path: Path) -> list[Waiting]:
                 oldest=oldest or 0.0,
                 newest_dead=newest_dead or 0.0,
                 reason=reason or "",
+                held=one_line(held or ""),
             )
-            for address, pending, dead, oldest, newest_dead, reason in db.execute(_SQL)
+            for address, pending, dead, oldest, newest_dead, reason, held in db.execute(_SQL)
         ]
 
 
@@ -119,14 +122,13 @@ def _of_address(found: Waiting, *, address: str | None, folder: Path) -> Iterato
             f"Run `contextwrap serve --home {folder.parent}` or `contextwrap export` for the {found.pending} "
             "records kept in local mode."
             if found.address == LOCAL
-            else f"Run an app once with the endpoint {to} and the token of then: only that delivers "
-            f"{found.pending} records."
+            else f"Run `contextwrap outbox send --readdress` to send {found.pending} records to the address set now, "
+            f"or an app once with the endpoint {to} and the token of then."
         )
         yield Check(name, "warn", f"{check.said}; {whose}", todo)
     elif found.address != LOCAL and time.time() - found.oldest > LONG_SECONDS:
-        yield Check(
-            name, "warn", check.said, f"See below why {to} is not reached, and that an app runs: only apps deliver."
-        )
+        todo = f"See below why {to} is not reached, then run an app, or `contextwrap outbox send`."
+        yield Check(name, "warn", check.said, todo)
     else:
         yield check
 
@@ -144,5 +146,6 @@ def _dead(found: Waiting, name: str, *, folder: Path) -> Check | None:
         name,
         "warn",
         f"dead letters: {found.dead}, the newest for: {reason}",
-        f"Find out why records were refused, the newest for: {reason}. They are kept in {folder}.",
+        f"Find out why records were refused, the newest for: {reason}. Then run `contextwrap outbox retry`. "
+        f"They are kept in {folder}.",
     )
