@@ -5,7 +5,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 # What the SDK does without a server, a store and a browser.
-SDK_TESTS := $(addprefix --ignore=tests/,server store analytics importers test_cli.py test_typing.py)
+SDK_TESTS := $(addprefix --ignore=tests/,server store analytics importers faults test_cli.py test_typing.py)
 export PYTHON
 # Browsers of playwright's own stay with the environment that wants them, whatever HOME is.
 export PLAYWRIGHT_BROWSERS_PATH := $(CURDIR)/$(VENV)/browsers

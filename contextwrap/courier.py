@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from contextwrap.boxfiles import outbox_files, stamp
 from contextwrap.errors import OutboxError
+from contextwrap.forking import settled
 from contextwrap.outbox import Outbox
 from contextwrap.transport import MAX_PARCELS, Delivered, Refused, Retry, Stumbled, TooMany
 
@@ -136,6 +137,9 @@ class Courier:
             return True
 
     def _run(self) -> None:
+        with settled:
+            import tenacity  # noqa: F401, PLC0415  38 ms, on this thread only
+        self._transport.load()
         while not self._stopping.is_set():
             self._wake.clear()
             more = failed = False
@@ -241,7 +245,7 @@ class Courier:
 
     def _deliver(self, batch: Sequence[Parcel]) -> Sequence[Outcome]:
         """Send, and when nothing of it could be sent for no reason the server gave, soon again."""
-        import tenacity  # noqa: PLC0415  38 ms, on this thread only
+        import tenacity  # noqa: PLC0415  see _run
 
         def soon(outcomes: Sequence[Outcome]) -> bool:
             first = outcomes[0]

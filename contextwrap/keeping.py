@@ -10,15 +10,18 @@ import os
 import threading
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from contextwrap.errors import OutboxCorruptError, OutboxError, WireError
+from contextwrap.forking import settled
 from contextwrap.model import Log, Request
 from contextwrap.settings import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
+    from types import ModuleType
     from typing import Literal
 
     from contextwrap.courier import Courier
@@ -75,6 +78,7 @@ class OutboxKeep:
         self._lost = lost
         self._folder = settings.home / "outbox"
         self._opening = threading.RLock()
+        self._room: ModuleType | None = None
         self.outbox: Outbox | None = None
         self._window: Window | None = None
         self._courier: Courier | None = None
@@ -82,10 +86,8 @@ class OutboxKeep:
 
     def put(self, log: Log, *, key: str, lane: str, at: float) -> None:
         """On disk when it returns, or within 5 ms if that is the durability; OutboxError when it cannot be."""
-        from contextwrap.outbox import Parcel  # noqa: PLC0415  sqlite3 is not needed to import an app
-
         request = log.to_request()
-        parcel = Parcel(
+        parcel = (self._room or self._load()).Parcel(
             key=key,
             address=self._settings.address,
             lane=f"{log.tenant_id}/{lane}",
@@ -149,45 +151,61 @@ class OutboxKeep:
 
     def open(self) -> Outbox:
         """The outbox, and its courier, from now on."""
-        from contextwrap.outbox import Outbox  # noqa: PLC0415  see above
-
+        room = self._room or self._load()
         with self._opening:
             if self.outbox is None:
                 remote = self._settings.address != LOCAL
-                self.outbox = Outbox.create(self._folder, checkpoints=not remote, limit=self._settings.outbox_limit)
+                self.outbox = room.Outbox.create(
+                    self._folder, checkpoints=not remote, limit=self._settings.outbox_limit
+                )
                 if remote:
                     self._opened_courier().outbox = self.outbox
             return self.outbox
 
+    def _load(self) -> ModuleType:
+        """SQLite and all that is needed to write: not needed to import an app."""
+        with settled:
+            from contextwrap import outbox  # noqa: PLC0415  see above
+
+            self._room = outbox
+        return outbox
+
     def _write(self, parcels: Sequence[Parcel]) -> None:
         outbox = self.outbox or self.open()
+        # SQLite goes on writing to a file that somebody has deleted: nobody would ever read it.
+        if not os.access(outbox.path, os.F_OK):
+            self._lost("outbox: its file was deleted")
+            self._replace(outbox, outbox.close)
+            outbox = self.open()
         try:
             outbox.put(parcels)
         except OutboxCorruptError as error:
-            self._set_aside(outbox, error)
+            self._replace(outbox, partial(outbox.set_aside, error))
             self.open().put(parcels)
         if self._courier is not None:
             self._courier.wake()
 
-    def _set_aside(self, outbox: Outbox, error: OutboxCorruptError) -> None:
-        """Go on in a new file; the damaged one is kept."""
+    def _replace(self, outbox: Outbox, end: Callable[[], None]) -> None:
+        """Go on in a new file."""
         with self._opening:
             if self.outbox is outbox:
                 self.outbox = None
-                outbox.set_aside(error)
+                end()
 
     def _opened_window(self) -> Window:
         window = self._window
         if window is None:
-            from contextwrap.window import Window  # noqa: PLC0415  only for who wants it
+            with settled:
+                from contextwrap.window import Window  # noqa: PLC0415  only for who wants it
 
             with self._opening:
                 window = self._window = self._window or Window(self._write, lost=self._lost)
         return window
 
     def _opened_courier(self) -> Courier:
-        from contextwrap.courier import Courier  # noqa: PLC0415  see above
-        from contextwrap.transport import ContextTransport  # noqa: PLC0415
+        with settled:
+            from contextwrap.courier import Courier  # noqa: PLC0415  see above
+            from contextwrap.transport import ContextTransport  # noqa: PLC0415
 
         settings = self._settings
         with self._opening:

@@ -33,6 +33,7 @@ from contextwrap.boxfiles import (
 )
 from contextwrap.boxfiles import outbox_files as outbox_files
 from contextwrap.errors import OutboxCorruptError, OutboxError, OutboxFullError
+from contextwrap.forking import register, settled
 from contextwrap.ids import new_id
 from contextwrap.settings import LOCAL as LOCAL
 
@@ -121,7 +122,8 @@ class Outbox:
         self._guard = threading.Lock()
         self._reading = threading.RLock()
         try:
-            with telling(path, "open"):
+            with settled, telling(path, "open"):
+                register(self)
                 self._db = connect(path)
                 prepare(self._db, path, checkpoints=checkpoints, owned=lock is not None)
                 self._db.execute(f"PRAGMA max_page_count = {self._pages}")
@@ -130,6 +132,11 @@ class Outbox:
             if hasattr(self, "_db"):
                 self._db.close()
             raise
+
+    @property
+    def locks(self) -> tuple[Any, ...]:
+        """What a fork waits for."""
+        return self._reading, self._guard
 
     @classmethod
     def create(cls, folder: Path, *, checkpoints: bool = True, limit: int | None = None) -> Self:
@@ -352,7 +359,7 @@ class Outbox:
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the file, without anybody waiting for it."""
-        with telling(self.path, "use"), closing(connect(self.path)) as db:
+        with settled, telling(self.path, "use"), closing(connect(self.path)) as db:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self, *, discard_if_empty: bool = False) -> None:

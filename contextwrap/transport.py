@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
+from contextwrap.forking import settled
 from contextwrap.settings import LOOPBACK
 
 if TYPE_CHECKING:
@@ -28,6 +33,8 @@ _UNAUTHENTICATED: Final = 401
 _NO_BATCHES: Final = frozenset({403, 404, 405, 415, 501})
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 10
+_ANSWER_SECONDS: Final = 20.0
+_MOST_ANSWER: Final = 1024 * 1024
 _LEAST_COMPRESSED: Final = 1024
 
 
@@ -71,6 +78,10 @@ Outcome: TypeAlias = Delivered | Retry | Stumbled | Refused | TooMany
 class Transport(Protocol):
     """Where a courier takes its parcels. Called by one thread."""
 
+    def load(self) -> None:
+        """Get ready for the first `send`."""
+        ...
+
     def send(self, parcels: Sequence[Parcel]) -> Sequence[Outcome]:
         """Make the parcels' requests once each; outcomes of the first of them, the others were not tried."""
         ...
@@ -90,6 +101,14 @@ class ContextTransport:
         self._compresses = urlsplit(endpoint).hostname not in LOOPBACK
         self._client: Any = None
         self._takes: _Takes | None = None
+
+    def load(self) -> None:
+        """Import what the first request would, 160 ms of it, and while nobody can fork."""
+        with settled:
+            for name in ("getcontext", "azure.core.credentials", "azure.core.rest._requests_basic", "netrc"):
+                # Where one has moved it is imported when it is needed.
+                with suppress(ImportError):
+                    import_module(name)
 
     def send(self, parcels: Sequence[Parcel]) -> Sequence[Outcome]:
         """As many of the parcels as the server takes at once; a parcel's key is its idempotency key."""
@@ -151,13 +170,10 @@ class ContextTransport:
         try:
             if self._client is None:
                 self._client = _connect(self._endpoint, self._token)
-            response = self._client.send_request(HttpRequest(method, target, **request))
-            return _Answer(response.status_code, response.headers.get("Retry-After"), response.content)
+            response = self._client.send_request(HttpRequest(method, target, **request), stream=True)
+            return _Answer(response.status_code, response.headers.get("Retry-After"), _read(response))
         except Exception as error:  # noqa: BLE001  the courier is promised an outcome, whatever the client meets
-            # A body that is no JSON fails to decode also after a 201: the status says what happened.
-            response = getattr(error, "response", None)
-            status = getattr(response, "status_code", None)
-            return Retry(type(error).__name__) if status is None else _Answer(status, None, b"")
+            return Retry(type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +210,28 @@ def _connect(endpoint: str, token: str) -> Any:
         read_timeout=_READ_SECONDS,
         permit_redirects=False,
     )
+
+
+def _read(response: Any) -> bytes:
+    """The answer's body, piece by piece: a timeout that begins anew with each byte is none.
+
+    TimeoutError for one that takes too long or never ends.
+    """
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    raw = response._internal_response.raw  # noqa: SLF001  azure's own ways out wait for whole blocks
+    # urllib3 before 2.0 has nothing that answers before all is there.
+    read = partial(raw.read1, decode_content=True) if hasattr(raw, "read1") else raw.read
+    body = bytearray()
+    try:
+        while piece := read(_MOST_ANSWER):
+            body += piece
+            if time.monotonic() > deadline or len(body) > _MOST_ANSWER:
+                raise TimeoutError  # noqa: TRY301  below it is closed
+        raw.release_conn()
+    except BaseException:
+        response.close()
+        raise
+    return bytes(body)
 
 
 def _takes(answer: _Answer) -> _Takes:

@@ -5,6 +5,7 @@ What is in the window when the process is killed is lost; a normal exit, a flush
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,9 @@ class Window:
         self._taking = threading.Lock()
         self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
+        # A child of multiprocessing ends without atexit, but not without these.
+        if util := sys.modules.get("multiprocessing.util"):
+            util.Finalize(None, self.empty, exitpriority=0)
 
     def put(self, parcel: Parcel) -> None:
         """Take the parcel; it is on disk within WINDOW_SECONDS and the time of a write."""

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "contextwrap"
 ROOMS = (
     "errors",
     "ids",
+    "forking",
     "guard",
     "model",
     "bounds",
