@@ -4,6 +4,9 @@ ARGS ?=
 VENV := .venv
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
+# Tests wait more than they compute, so there may be more of these than cores.
+WORKERS ?= 4
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile
 # What the SDK does without a server, a store and a browser.
 SDK_TESTS := $(addprefix --ignore=tests/,server store analytics importers faults test_cli.py test_typing.py)
 export PYTHON
@@ -19,13 +22,13 @@ demo: $(VENV)/server.stamp            ## record example conversations and open t
 	$(VENV)/bin/contextwrap demo $(ARGS)
 
 test: $(VENV)/dev.stamp $(VENV)/chromium            ## every test (ARGS="-k outbox")
-	CHROMIUM="$$(cat $(VENV)/chromium)" $(VENV)/bin/python -m pytest $(ARGS)
+	CHROMIUM="$$(cat $(VENV)/chromium)" $(VENV)/bin/python $(PYTEST) $(ARGS)
 
 test-oldest: $(OLDEST)/sdk.stamp            ## the SDK's tests on the oldest LangChain it promises to work with
-	$(OLDEST)/bin/python -m pytest $(SDK_TESTS) --ignore=tests/wrapped $(ARGS)
+	$(OLDEST)/bin/python $(PYTEST) $(SDK_TESTS) --ignore=tests/wrapped $(ARGS)
 
 test-newest: $(NEWEST)/sdk.stamp            ## the SDK's tests on the newest Python of this machine
-	$(NEWEST)/bin/python -m pytest $(SDK_TESTS) $(ARGS)
+	$(NEWEST)/bin/python $(PYTEST) $(SDK_TESTS) $(ARGS)
 
 lint: $(VENV)/dev.stamp            ## style
 	$(VENV)/bin/ruff check

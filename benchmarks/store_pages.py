@@ -95,7 +95,7 @@ def measure(count: int, folder: Path) -> None:
         "20 whole conversations": lambda: store.conversations(ConversationQuery()),
         "one transcript": lambda: store.conversation(middle.id),
         "totals": store.totals,
-        "can_rate": lambda: store.can_rate(middle.messages[1].id),
+        "rateable": lambda: store.rateable([("", middle.messages[1].id)]),
         "write: one thread append": one_more,
         "write: one rating": rate_one,
         "export of all": lambda: sum(1 for _ in store.export()),

@@ -44,6 +44,28 @@ _LARGE: Final = f"cut: a message larger than {MAX_BYTES} bytes"
 _DEEP_INPUT: Final = f"cut: a tool's input nested deeper than {MAX_DEPTH - 8} levels"
 
 
+def within(conversation: Conversation) -> bool:
+    """Whether one call can carry it as it is, for certain: true of nearly all, and soon said."""
+    characters = len(conversation.feedback or "")
+    for row in conversation.messages:
+        if row.input is not None:
+            return False
+        characters += len(row.message) + len(row.thought or "") + len(row.observation or "") + len(row.name or "")
+    things: tuple[Conversation | Message, ...] = (conversation, *conversation.messages)
+    for thing in things:
+        if thing.id is not None:
+            if not thing.id.isascii() or not 0 < len(thing.id) <= MAX_ID:
+                return False
+            characters += len(thing.id)
+        if thing.metadata:
+            noted = _length(thing.metadata)
+            if noted > MAX_METADATA_VALUE or len(thing.metadata) > MAX_METADATA_KEYS:
+                return False
+            characters += noted
+    count = len(conversation.messages)
+    return count <= MAX_MESSAGES and _WIDEST * characters + _FRAME * (1 + count) <= MAX_BYTES
+
+
 def bounded(conversation: Conversation, *, lost: Callable[[str], None]) -> Conversation:
     """The conversation within the API's bounds; `lost` hears what was cut."""
     cuts: dict[str, None] = {}
@@ -153,14 +175,14 @@ def _escaped(value: Any) -> bytes:
 
 
 def _id(text: str, cuts: dict[str, None]) -> str:
-    if 0 < len(text) <= MAX_ID and not has_half_characters(text):
+    if 0 < len(text) <= MAX_ID and (text.isascii() or not has_half_characters(text)):
         return text
     cuts[_LONG_ID] = None
     return derived_id("id", text.encode("utf-8", "backslashreplace").decode())
 
 
 def _metadata(metadata: Mapping[str, str], cuts: dict[str, None]) -> Mapping[str, str]:
-    if len(metadata) <= MAX_METADATA_KEYS and all(len(value) <= MAX_METADATA_VALUE for value in metadata.values()):
+    if not metadata or (len(metadata) <= MAX_METADATA_KEYS and max(map(len, metadata.values())) <= MAX_METADATA_VALUE):
         return metadata
     if len(metadata) > MAX_METADATA_KEYS:
         cuts[_MANY_KEYS] = None

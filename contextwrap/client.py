@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from contextwrap.bounds import bounded, bounded_id, bounded_text, parts
+from contextwrap.bounds import bounded, bounded_id, bounded_text, parts, within
 from contextwrap.guard import Guard, logger
 from contextwrap.identity import current_scope
-from contextwrap.ids import derived_id, new_id
+from contextwrap.ids import new_id
 from contextwrap.keeping import FlushResult, Keep, OutboxKeep, forget_in
 from contextwrap.model import RATINGS, Conversation, Log, RatingMark, Route
 from contextwrap.sampling import sample_key, sampled
@@ -127,16 +127,22 @@ class ContextWrap:
             if not conversation.messages:
                 self.guard.lost("record: a conversation without messages")
                 return None
-            key = new_id()
-            conversation = replace(conversation, id=conversation.id or derived_id(key, "thread"))
+            if not conversation.id:
+                conversation = replace(conversation, id=new_id())
             if not self._may_record(conversation):
                 return None
-            allowed = self._redacted(bounded(conversation, lost=self.guard.lost))
-            sealed = [self._put(keep, part) for part in parts(allowed, lost=self.guard.lost)]
+            if self._redact is None and within(conversation):
+                allowed, calls = conversation, [conversation]
+            else:
+                allowed = self._redacted(bounded(conversation, lost=self.guard.lost))
+                calls = list(parts(allowed, lost=self.guard.lost))
+            sealed = [self._put(keep, call) for call in calls]
             with self._counting:
                 self._recorded += 1
             if current_scope() is None:
                 self.call_over()
+            if len(sealed) == 1:
+                return sealed[0]
             return replace(allowed, messages=tuple(message for part in sealed for message in part.messages))
         return None
 
@@ -276,11 +282,11 @@ class ContextWrap:
             return None
 
     def _put(self, keep: Keep, conversation: Conversation) -> Conversation:
-        key = new_id()
+        key, now = new_id(), self._clock()
         log = Log(route=Route.THREAD, tenant_id=self.settings.tenant_id, conversation=conversation)
-        sealed = log.sealed(key=key, at=self._clock())
+        sealed = log.sealed(key=key, at=now)
         assert sealed.conversation is not None
-        keep.put(sealed, key=key, lane=sealed.conversation.id or key, at=self._clock().timestamp())
+        keep.put(sealed, key=key, lane=sealed.conversation.id or key, at=now.timestamp())
         return sealed.conversation
 
     def _lost(self, reason: str) -> None:

@@ -40,6 +40,14 @@ class Guard:
         if first:
             logger.warning("contextwrap: not recorded: %s%s", reason, f" ({detail[:300]})" if detail else "")
 
+    def failed(self, doing: str, error: Exception) -> None:
+        """Count a failure of our own while `doing`; raised again under our own tests."""
+        if os.environ.get("CONTEXTWRAP_RAISE") == "1":
+            raise error
+        # Only our own errors say nothing of a user's: anybody else's text may quote a transcript.
+        detail = str(error) if isinstance(error, ContextwrapError) else ""
+        self.lost(f"{doing}: {type(error).__name__}", detail=detail)
+
     def counts(self) -> Mapping[str, int]:
         """How often each reason struck."""
         with self._lock:
@@ -55,9 +63,7 @@ class _Shield:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        if not isinstance(error, Exception) or os.environ.get("CONTEXTWRAP_RAISE") == "1":
+        if not isinstance(error, Exception):
             return False
-        # Only our own errors say nothing of a user's: anybody else's text may quote a transcript.
-        detail = str(error) if isinstance(error, ContextwrapError) else ""
-        self.guard.lost(f"{self.doing}: {type(error).__name__}", detail=detail)
+        self.guard.failed(self.doing, error)
         return True

@@ -72,7 +72,7 @@ class ContextCallbackHandler(Recorder):
 
 def shared_handler() -> ContextCallbackHandler:
     """The one handler that everything wrapped shares."""
-    return ContextCallbackHandler()
+    return _shared_for(ContextCallbackHandler)
 
 
 def _make(cls: type[Handler], client: ContextWrap | None) -> Handler:
@@ -84,10 +84,11 @@ def _make(cls: type[Handler], client: ContextWrap | None) -> Handler:
 
 
 def _shared_for(cls: type[Handler]) -> Handler:
-    with _making:
-        if cls not in _shared:
-            _shared[cls] = _make(cls, None)
-        return cast("Handler", _shared[cls])
+    handler = _shared.get(cls)
+    if handler is None:
+        with _making:
+            handler = _shared.get(cls) or _shared.setdefault(cls, _make(cls, None))
+    return cast("Handler", handler)
 
 
 _making = threading.Lock()

@@ -50,13 +50,14 @@ class Heard:
         with self._lock:
             memory = self._memory(thread)
             spoken = [message for message in said if message.role != "system"]
-            marks = list(map(_mark, spoken))
-            longest = min(len(memory.spoken), len(marks))
-            repeated = next((size for size in range(longest, 0, -1) if memory.spoken[-size:] == marks[:size]), 0)
-            memory.spoken = [*memory.spoken, *marks[repeated:], *map(_mark, filter(_repeatable, then))][-MAX_MARKS:]
+            marks = [_mark(message) for message in spoken]
+            repeated = _overlap(memory.spoken, marks)
+            memory.spoken += marks[repeated:]
+            memory.spoken += [_mark(message) for message in then if _repeatable(message)]
+            del memory.spoken[:-MAX_MARKS]
             new = {id(message) for message in spoken[repeated:]}
             new |= {id(message) for message in said if message.role == "system" and memory.first_time(_mark(message))}
-        return tuple(message for message in said if id(message) in new)
+        return tuple([message for message in said if id(message) in new])
 
     def first_time(self, thread: str, answer: str) -> bool:
         """Whether the thread gets the answer of this id for the first time."""
@@ -69,6 +70,14 @@ class Heard:
         while len(self._threads) > MAX_THREADS:
             self._threads.popitem(last=False)
         return memory
+
+
+def _overlap(known: list[int], marks: list[int]) -> int:
+    """How long a head of `marks` is a tail of what is known."""
+    for size in range(min(len(known), len(marks)), 0, -1):
+        if known[-size] == marks[0] and known[-size:] == marks[:size]:
+            return size
+    return 0
 
 
 def _repeatable(message: Message) -> bool:

@@ -7,6 +7,7 @@ recorded.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -88,10 +89,11 @@ class Turn:
 
     def answer_takes(self) -> str:
         """The id for the answer that is recorded now; a promised one goes to one answer only."""
-        try:
-            return self._promised.pop()
-        except IndexError:
-            return self.outer.answer_takes() if self.outer is not None else new_id()
+        if self._promised:
+            # Another thread may take it in between.
+            with suppress(IndexError):
+                return self._promised.pop()
+        return self.outer.answer_takes() if self.outer is not None else new_id()
 
     def answered(self, answer_id: str, thread: str) -> list[tuple[Rating, str | None]]:
         """Remember the answer; the ratings that came before it."""

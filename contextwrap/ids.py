@@ -9,11 +9,10 @@ import uuid
 
 def new_id() -> str:
     """A fresh UUIDv7 (RFC 9562) as 32 hex digits: its first 12 are milliseconds, so ids sort by age."""
-    stamp = time.time_ns() // 1_000_000
-    bits = (stamp & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(os.urandom(10), "big")
-    bits = bits & ~(0xF << 76) | 0x7 << 76
-    bits = bits & ~(0x3 << 62) | 0x2 << 62
-    return f"{bits:032x}"
+    chance = os.urandom(10)
+    digits = chance.hex()
+    # The version is 7; the variant's two bits leave two to chance.
+    return f"{time.time_ns() // 1_000_000:012x}7{digits[:3]}{'89ab'[chance[9] & 3]}{digits[3:18]}"
 
 
 def derived_id(*parts: str) -> str:

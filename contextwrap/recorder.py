@@ -19,14 +19,14 @@ import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.tracers.context import register_configure_hook
 
 from contextwrap import transcript
 from contextwrap.client import default_client, is_idle
-from contextwrap.identity import NOBODY, Scope, Turn, current_scope
+from contextwrap.identity import Scope, Turn, current_scope, scope_var
 from contextwrap.model import Message
 from contextwrap.runs import Client, Root, Runs
 from contextwrap.turns import Spoken, log_turn
@@ -41,40 +41,59 @@ if TYPE_CHECKING:
 
     from contextwrap.guard import Guard
 
+Event = TypeVar("Event", bound="Callable[..., None]")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Start:
-    """What the start of a run tells of where it belongs; `here` is the session it begins in."""
+    """What the start of a run tells of where it belongs; `here` is the session it begins in, `wants` who wants it."""
+
+    # Not frozen: one is made for every run, and that would cost more than all that is done with it.
 
     key: int
     parent: int | None
     metadata: Mapping[str, Any]
     tags: list[str]
     here: Scope | None
-
-    @property
-    def wants(self) -> tuple[Client, ...]:
-        """Who wants a run that carries no handler but says in its metadata that it is wrapped."""
-        return (None,) if WRAPPED in self.metadata else ()
+    wants: tuple[Client, ...]
 
     def root(self) -> Root:
         """The run as a root; one in a session is wanted."""
-        scope = self.here or Scope(identity=NOBODY, turn=Turn())
-        identity = explicit(self.metadata).over(scope.identity).over(found(self.metadata, self.tags))
-        scope = replace(scope, identity=identity)
-        root = Root(key=self.key, scope=scope, around=self.here, started_at=default_client().now())
-        if hook.everywhere or (self.here is not None and self.here.asked):
+        here = self.here
+        identity = explicit(self.metadata)
+        if here is not None:
+            identity = identity.over(here.identity)
+        identity = identity.over(found(self.metadata, self.tags))
+        if here is None:
+            scope = Scope(identity=identity, turn=Turn())
+        else:
+            scope = here if identity is here.identity else replace(here, identity=identity)
+        root = Root(key=self.key, scope=scope, around=here, started_at=default_client().now())
+        if hook.everywhere or (here is not None and here.asked):
             root.wanted[None] = None
         return root
 
-    def apart(self, root: Root, *, wanted: bool) -> bool:
+    def apart(self, root: Root) -> bool:
         """Inside a run that nobody asked for, a session or a user of one's own begins a conversation."""
         if root.wanted:
             return False
         here = self.here
         if here is not None and here.asked and (root.around is None or here.identity is not root.around.identity):
             return True
-        return wanted and another(found_ids(self.metadata), root.scope.identity.over(found_ids({})))
+        return bool(self.wants) and another(found_ids(self.metadata), root.scope.identity.over(found_ids({})))
+
+
+def _guarded(event: Event) -> Event:
+    """An event's handler whose failures are ours alone: counted under its name."""
+
+    @functools.wraps(event)
+    def heard(self: Recorder, *args: Any, **kwargs: Any) -> None:
+        try:
+            event(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001  the one shield
+            self.guard.failed(event.__name__, error)
+
+    return cast("Event", heard)
 
 
 class Recorder(BaseCallbackHandler):
@@ -84,6 +103,9 @@ class Recorder(BaseCallbackHandler):
     """
 
     raise_error = False
+    # Plain attributes, where LangChain has properties: it asks before every event. Tools are asked for as agents.
+    ignore_chain = ignore_chat_model = ignore_llm = ignore_retriever = ignore_agent = False
+    ignore_custom_event = ignore_retry = True
     runs: ClassVar[Runs] = Runs()
     wants: tuple[Client, ...] = ()
 
@@ -116,6 +138,7 @@ class Recorder(BaseCallbackHandler):
     def __hash__(self) -> int:
         return id(self)
 
+    @_guarded
     def on_chain_start(
         self,
         serialized: dict[str, Any] | None,
@@ -128,38 +151,34 @@ class Recorder(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chain begins: a root, or one below it."""
-        with self.guard("on_chain_start"):
-            # `map()` is no conversation: each of its inputs is one.
-            rootable = not str(kwargs.get("name")).startswith("RunnableEach<")
-            root, began = self._begin(_start(run_id, parent_run_id, metadata, tags), rootable=rootable)
-            if root is not None and began and root.key == run_id.int:
-                root.streaming = _is_placeholder(inputs)
-                root.said = None if root.streaming else transcript.said(inputs)
+        # `map()` is no conversation: each of its inputs is one.
+        rootable = not str(kwargs.get("name")).startswith("RunnableEach<")
+        root, began = self._begin(self._start(run_id, parent_run_id, metadata, tags), rootable=rootable)
+        if root is not None and began and root.key == run_id.int:
+            root.streaming = _is_placeholder(inputs)
+            root.said = None if root.streaming else transcript.said(inputs)
 
+    @_guarded
     def on_chain_end(self, outputs: Any, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
         """A chain has ended; with the root the turn is complete."""
-        if self.runs.told(run_id.int, self) is None:
-            return
-        with self.guard("on_chain_end"):
-            root = self.runs.end(run_id.int, voice=self)
-            if root is not None:
-                if root.streaming and inputs is not None:
-                    root.said = transcript.said(inputs)
-                # A sync stream that is broken off ends its root first, as if all were well.
-                interrupted = root.streaming and bool(root.open)
-                self._log(root, outputs, interrupted=interrupted)
+        root = self.runs.end(run_id.int, voice=self)
+        if root is not None:
+            if root.streaming and inputs is not None:
+                root.said = transcript.said(inputs)
+            # A sync stream that is broken off ends its root first, as if all were well.
+            interrupted = root.streaming and bool(root.open)
+            self._log(root, outputs, interrupted=interrupted)
 
+    @_guarded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, inputs: Any = None, **_: Any) -> None:
         """A chain has failed, was cancelled or abandoned."""
-        if self.runs.told(run_id.int, self) is None:
-            return
-        with self.guard("on_chain_error"):
-            root = self.runs.end(run_id.int, voice=self)
-            if root is not None:
-                if root.streaming and inputs is not None:
-                    root.said = transcript.said(inputs)
-                self._fail(root, error)
+        root = self.runs.end(run_id.int, voice=self)
+        if root is not None:
+            if root.streaming and inputs is not None:
+                root.said = transcript.said(inputs)
+            self._fail(root, error)
 
+    @_guarded
     def on_chat_model_start(
         self,
         serialized: dict[str, Any],
@@ -172,10 +191,10 @@ class Recorder(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chat model is asked."""
-        with self.guard("on_chat_model_start"):
-            asked = functools.partial(transcript.rows, messages[0] if messages else ())
-            self._ask(run_id, _start(run_id, parent_run_id, metadata, tags), asked, serialized, kwargs)
+        asked = functools.partial(transcript.rows, messages[0] if messages else ())
+        self._ask(run_id, self._start(run_id, parent_run_id, metadata, tags), asked, serialized, kwargs)
 
+    @_guarded
     def on_llm_start(
         self,
         serialized: dict[str, Any],
@@ -188,9 +207,8 @@ class Recorder(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A completion model is asked."""
-        with self.guard("on_llm_start"):
-            asked = functools.partial(_prompted, prompts)
-            self._ask(run_id, _start(run_id, parent_run_id, metadata, tags), asked, serialized, kwargs)
+        asked = functools.partial(_prompted, prompts)
+        self._ask(run_id, self._start(run_id, parent_run_id, metadata, tags), asked, serialized, kwargs)
 
     def on_llm_new_token(self, token: object, *, run_id: UUID, **_: Any) -> None:
         """A model streams: kept in case the stream is broken off."""
@@ -198,35 +216,32 @@ class Recorder(BaseCallbackHandler):
         if root is not None and isinstance(token, str):
             root.partial.append(token)
 
+    @_guarded
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         """A model has answered."""
-        if self.runs.told(run_id.int, self) is None:
+        root = self.runs.told(run_id.int, self)
+        if root is None:
             return
-        with self.guard("on_llm_end"):
-            root = self.runs.told(run_id.int, self)
-            if root is None:
-                return
-            metadata, params = root.prompted.pop(run_id.int, ({}, {}))
-            root.completion = transcript.completion(response) or root.completion
-            root.facts |= transcript.model_facts(response, metadata, params)
-            for key, count in transcript.usage(response).items():
-                root.usage[key] = root.usage.get(key, 0) + count
-            if self.runs.end(run_id.int, voice=self) is not None:
-                self._log(root, transcript.answer_message(response) or root.completion)
+        metadata, params = root.prompted.pop(run_id.int, ({}, {}))
+        root.completion = transcript.completion(response) or root.completion
+        root.facts |= transcript.model_facts(response, metadata, params)
+        for key, count in transcript.usage(response).items():
+            root.usage[key] = root.usage.get(key, 0) + count
+        if self.runs.end(run_id.int, voice=self) is not None:
+            self._log(root, transcript.answer_message(response) or root.completion)
 
+    @_guarded
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A model has failed, was cancelled or abandoned."""
-        if self.runs.told(run_id.int, self) is None:
-            return
-        with self.guard("on_llm_error"):
-            known = self.runs.told(run_id.int, self)
-            if known is not None and not _broken_off(error):
-                known.failures += 1
-                known.partial.clear()
-            root = self.runs.end(run_id.int, voice=self)
-            if root is not None:
-                self._fail(root, error)
+        known = self.runs.told(run_id.int, self)
+        if known is not None and not _broken_off(error):
+            known.failures += 1
+            known.partial.clear()
+        root = self.runs.end(run_id.int, voice=self)
+        if root is not None:
+            self._fail(root, error)
 
+    @_guarded
     def on_tool_start(
         self,
         serialized: dict[str, Any] | None,
@@ -234,28 +249,28 @@ class Recorder(BaseCallbackHandler):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        tags: list[str] | None = None,
         inputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """A tool is called; one that no chain called is nobody's conversation."""
-        with self.guard("on_tool_start"):
-            root, began = self._begin(
-                _start(run_id, parent_run_id, kwargs.get("metadata"), kwargs.get("tags")), rootable=False
-            )
-            if root is not None and began:
-                name = (serialized or {}).get("name") or kwargs.get("name") or "tool"
-                root.calls[run_id.int] = (str(name), input_str if inputs is None else inputs)
+        root, began = self._begin(self._start(run_id, parent_run_id, metadata, tags), rootable=False)
+        if root is not None and began:
+            name = (serialized or {}).get("name") or kwargs.get("name") or "tool"
+            root.calls[run_id.int] = (str(name), input_str if inputs is None else inputs)
 
+    @_guarded
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
         """A tool has answered."""
-        with self.guard("on_tool_end"):
-            self._tool(run_id, output, failed=False)
+        self._tool(run_id, output, failed=False)
 
+    @_guarded
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """A tool has failed."""
-        with self.guard("on_tool_error"):
-            self._tool(run_id, f"{type(error).__name__}: {error}", failed=True)
+        self._tool(run_id, f"{type(error).__name__}: {error}", failed=True)
 
+    @_guarded
     def on_retriever_start(
         self,
         serialized: dict[str, Any] | None,
@@ -263,11 +278,12 @@ class Recorder(BaseCallbackHandler):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
-        **kwargs: Any,
+        metadata: dict[str, Any] | None = None,
+        tags: list[str] | None = None,
+        **_: Any,
     ) -> None:
         """A retriever searches: known only so that what runs below it finds its root."""
-        with self.guard("on_retriever_start"):
-            self._begin(_start(run_id, parent_run_id, kwargs.get("metadata"), kwargs.get("tags")), rootable=False)
+        self._begin(self._start(run_id, parent_run_id, metadata, tags), rootable=False)
 
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **_: Any) -> None:
         """A retriever has found."""
@@ -277,25 +293,29 @@ class Recorder(BaseCallbackHandler):
         """A retriever has failed."""
         self.runs.end(run_id.int, voice=self)
 
+    def _start(
+        self, run_id: UUID, parent: UUID | None, metadata: Mapping[str, Any] | None, tags: list[str] | None
+    ) -> Start:
+        wants = self.wants
+        if metadata and WRAPPED in metadata:
+            # It carries no handler, and says that it would.
+            wants = (*wants, None)
+        above = None if parent is None else parent.int
+        return Start(run_id.int, above, metadata or {}, tags or [], scope_var.get(), wants)
+
     def _begin(self, start: Start, *, rootable: bool) -> tuple[Root | None, bool]:
         """The root that a run belongs to, perhaps itself; and whether the run begins with this event."""
         if start.here is not None:
             start.here.activity.note()
-        wants = self.wants or start.wants
-        root, began = self.runs.begin(
-            start.key,
-            start.parent,
-            voice=self,
-            make=start.root if rootable else None,
-            apart=functools.partial(start.apart, wanted=bool(wants)),
-        )
+        make = start.root if rootable else None
+        root, began = self.runs.begin(start.key, start.parent, voice=self, make=make, apart=start.apart)
         if root is None:
             return None, False
-        if wants:
-            root.wanted |= dict.fromkeys(wants)
+        for client in start.wants:
+            root.wanted[client] = None
         if root.key != start.key:
-            if began or wants:
-                _learn(root, start, carried=bool(wants))
+            if began or start.wants:
+                _learn(root, start)
         elif began:
             for lost in self.runs.overdue():
                 self._log(lost, None, interrupted=True)
@@ -315,7 +335,9 @@ class Recorder(BaseCallbackHandler):
         params = kwargs.get("invocation_params") or {}
         root.prompted[start.key] = (start.metadata, params)
         if root.scope.identity.user_id is None:
-            root.scope = replace(root.scope, identity=root.scope.identity.over(in_headers(params, serialized)))
+            identity = root.scope.identity.over(in_headers(params, serialized))
+            if identity is not root.scope.identity:
+                root.scope = replace(root.scope, identity=identity)
         # Tokens are those of the model that speaks now.
         root.partial.clear()
         if not root.asked and root.said is None:
@@ -329,18 +351,18 @@ class Recorder(BaseCallbackHandler):
 
         LangChain keeps the id object for as long as the call is under way, and nobody else needs to.
         """
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            return
+        if task is None:
+            return
 
         def over(_: object = None) -> None:
             with self.guard("task end"):
                 if self.runs.close(root):
                     self._log(root, None, interrupted=True)
 
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            task = None
-        if task is None:
-            return
         loop = task.get_loop()
 
         def gone(_: object) -> None:
@@ -395,26 +417,31 @@ class Recorder(BaseCallbackHandler):
         log_turn(spoken, root.scope, begun_at=root.started_at, clients=clients)
 
 
-def _start(run_id: UUID, parent: UUID | None, metadata: Mapping[str, Any] | None, tags: list[str] | None) -> Start:
-    return Start(run_id.int, None if parent is None else parent.int, metadata or {}, tags or [], current_scope())
-
-
-def _learn(root: Root, start: Start, *, carried: bool) -> None:
-    """What a run below says of whose the root is: all of it from one that carries a handler, else only ids."""
-    for tag in start.tags:
-        if _ATTEMPT.fullmatch(tag):
-            root.attempts = max(root.attempts, int(tag.rpartition(":")[2]))
-    scope, here = root.scope, start.here
+def _learn(root: Root, start: Start) -> None:
+    """What a run below says of whose the root is: all of it from one that is wanted itself, else only ids."""
+    if start.tags:
+        root.attempts = max(root.attempts, _attempt(tuple(start.tags)))
+    scope = root.scope
+    here = start.here
     if here is not None and root.around is None and here.turn is not scope.turn:
         # A session that begins inside the root is the root's, its ratings too.
         scope = replace(scope, turn=here.turn, identity=scope.identity.over(here.identity))
-    if carried:
-        known = scope.identity.over(found(start.metadata, start.tags))
-        identity = explicit(start.metadata).over(known)
-        scope = scope if identity is scope.identity else replace(scope, identity=identity)
-    elif root.wanted and (scope.identity.user_id is None or scope.identity.thread_id is None):
-        scope = replace(scope, identity=scope.identity.over(found_ids(start.metadata)))
+    identity = scope.identity
+    if start.wants:
+        identity = identity.over(found(start.metadata, start.tags))
+        if start.metadata:
+            identity = explicit(start.metadata).over(identity)
+    elif root.wanted and (identity.user_id is None or identity.thread_id is None):
+        identity = identity.over(found_ids(start.metadata))
+    if identity is not scope.identity:
+        scope = replace(scope, identity=identity)
     root.scope = scope
+
+
+@functools.lru_cache(maxsize=1024)
+def _attempt(tags: tuple[str, ...]) -> int:
+    """Which attempt of a retried run it is, by LangChain's own tags; the first without any."""
+    return max([int(tag.rpartition(":")[2]) for tag in tags if _ATTEMPT.fullmatch(tag)], default=1)
 
 
 class Listener(Recorder):
@@ -485,6 +512,7 @@ MAX_TOOLS: Final = 500
 _ATTEMPT: Final = re.compile(r"retry:attempt:\d{1,9}")
 listener: Final = Listener()
 hook: Final = Hook()
-register_configure_hook(cast("Any", hook), inheritable=True)
+# No listener where a handler of ours hears the run already, and all runs below it.
+register_configure_hook(cast("Any", hook), inheritable=True, handle_class=Recorder)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)

@@ -73,7 +73,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.roots: dict[int, Root] = {}
-        self.of: dict[int, tuple[Root, object]] = {}
+        self.of: dict[int | None, tuple[Root, object]] = {}
         self._closed: OrderedDict[int, bool] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -102,9 +102,10 @@ class Runs:
                 root = None
             else:
                 root = self._above(parent)
-                if root is None and parent is not None and self._closed.get(parent):
-                    return None, False
-                if root is not None and make is not None and apart(root):
+                if root is None:
+                    if parent is not None and self._closed.get(parent):
+                        return None, False
+                elif make is not None and apart(root):
                     root = None
             if root is not None:
                 root.open.add(key)
@@ -126,11 +127,12 @@ class Runs:
 
     def end(self, key: int, *, voice: object) -> Root | None:
         """Forget a run; the root when it is the root's own end."""
+        if self.told(key, voice) is None:
+            return None
         with self._lock:
-            root = self.told(key, voice)
+            root, _ = self.of.pop(key, (None, None))
             if root is None:
                 return None
-            del self.of[key]
             root.open.discard(key)
             if root.key != key:
                 return None
@@ -147,8 +149,10 @@ class Runs:
 
     def overdue(self) -> list[Root]:
         """Close and return the roots that never ended (a cancelled model call ends nothing): by age, and by number."""
+        found: list[Root] = []
+        if len(self.roots) < 2:  # noqa: PLR2004  the only one has just begun
+            return found
         oldest = time.monotonic() - OPEN_SECONDS
-        found = []
         with self._lock:
             while self.roots:
                 root = next(iter(self.roots.values()))
@@ -163,13 +167,12 @@ class Runs:
 
         RunnableWithFallbacks passes on the outer config; a bare thread has none, but may have the session's.
         """
-        known = self.of.get(parent) if parent is not None else None
+        # No run has the key None.
+        known = self.of.get(parent)
         if known is None:
-            ambient = ambient_parent()
-            known = self.of.get(ambient) if ambient is not None else None
-        if known is None:
-            scope = current_scope()
-            known = self.of.get(scope.parent) if scope is not None and scope.parent is not None else None
+            known = self.of.get(ambient_parent())
+        if known is None and (scope := current_scope()) is not None:
+            known = self.of.get(scope.parent)
         return None if known is None else known[0]
 
     def _close(self, root: Root) -> None:

@@ -47,8 +47,8 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
         self._own = Identity(
             user_id=None if user_id is None else str(user_id),
             thread_id=None if thread_id is None else str(thread_id),
-            metadata={str(key): str(value) for key, value in (metadata or {}).items() if value is not None},
-            tags=(tags,) if isinstance(tags, str) else tuple(str(tag) for tag in tags),
+            metadata={str(key): str(value) for key, value in metadata.items() if value is not None} if metadata else {},
+            tags=(tags,) if isinstance(tags, str) else tuple(map(str, tags)),
             capture=capture,
         )
         self._scope = Scope(identity=self._own, turn=Turn())
@@ -92,11 +92,11 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
             if role not in ROLES:
                 default_client().guard.lost(f"add_message: a role is one of {', '.join(ROLES)}")
                 return None
-            row = Message(role=role, message=str(message), id=new_id())
             if role == "assistant":
-                log_turn(Spoken(answer=row), self._scope)
+                log_turn(Spoken(answer=Message(role=role, message=str(message))), self._scope)
                 self._scope.activity.note()
                 return self._scope.turn.answer_id
+            row = Message(role=role, message=str(message), id=new_id())
             log_turn(Spoken(between=(row,)), self._scope)
             self._scope.activity.note()
             return row.id
@@ -112,7 +112,7 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
     def enter(self) -> Self:
         """Begin the scope; `leave` ends it. Prefer `with`."""
         # The hook into LangChain has to be in place before the first run inside.
-        from contextwrap import streams  # noqa: F401, PLC0415  LangChain, 180 ms: on first use, not on import
+        import contextwrap.streams  # noqa: F401, PLC0415  LangChain, 180 ms: on first use, not on import
 
         outer = current_scope()
         identity = self._own.over(outer.identity) if outer is not None else self._own

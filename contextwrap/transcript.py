@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 INPUT_KEYS: Final = (
     "input", "question", "query", "user_input", "human_input", "prompt", "message", "text", "content",
 )  # fmt: skip
+_SAID_KEYS: Final = ("messages", *INPUT_KEYS)
 OUTPUT_KEYS: Final = (
     "output", "answer", "result", "response", "text", "output_text", "content", "structured_response",
 )  # fmt: skip
@@ -47,21 +48,19 @@ def said(value: object) -> tuple[Message, ...] | None:
     Strings, messages, prompt values, lists of messages, (role, text) pairs or role/content dicts; in a dict,
     pydantic object or dataclass `messages` first, then INPUT_KEYS.
     """
-    messages = _messages(value)
-    if messages is not None:
-        return messages
     if isinstance(value, str):
         return (Message(role="user", message=value),)
-    fields = _fields(value) or {}
+    if not isinstance(value, dict) and (messages := _messages(value)) is not None:
+        return messages
+    fields = value if isinstance(value, dict) else _fields(value) or {}
     if type(value).__name__ == "Command" and "resume" in fields:
         return _resumed(fields["resume"])
-    for key in ("messages", *INPUT_KEYS):
-        messages = _messages(fields.get(key))
-        if messages:
+    for key in _SAID_KEYS:
+        found = fields.get(key)
+        if isinstance(found, str):
+            return (Message(role="user", message=found),)
+        if found is not None and (messages := _messages(found)):
             return messages
-        text = fields.get(key)
-        if isinstance(text, str):
-            return (Message(role="user", message=text),)
     return None
 
 
@@ -85,6 +84,8 @@ def answered(value: object) -> str | None:
 
 def source(value: object) -> str | None:
     """LangChain's id of the message in a graph's state that `answered` quotes, to tell it from an earlier turn's."""
+    if isinstance(value, str):
+        return None
     messages = (_fields(value) or {}).get("messages")
     message = _last_answering(messages) if isinstance(messages, list) else None
     return None if message is None else message.id
@@ -102,8 +103,13 @@ def _answer_in(fields: Mapping[str, Any], value: object) -> str | None:
 
 def rows(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     """A chat model's messages as rows; an assistant's bare tool call gives none, the tool's answer tells it."""
-    asked = {call["id"]: call["args"] for message in messages for call in getattr(message, "tool_calls", ())}
-    return tuple(row for row in (_row(message, asked) for message in messages) if row is not None)
+    asked = {
+        call["id"]: call["args"]
+        for message in messages
+        if isinstance(message, AIMessage)
+        for call in message.tool_calls
+    }
+    return tuple([row for row in [_row(message, asked) for message in messages] if row is not None])
 
 
 def tool_row(*, name: str, call: object, result: object, failed: bool = False) -> Message:

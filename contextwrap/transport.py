@@ -30,6 +30,8 @@ MAX_PARCELS: Final = 500
 
 _AGAIN: Final = frozenset({408, 429, 502, 503, 504})
 _UNAUTHENTICATED: Final = 401
+_CREATED: Final = 201
+_ODD: Final = "the answer is not of the API's form"
 _NO_BATCHES: Final = frozenset({403, 404, 405, 415, 501})
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 10
@@ -105,10 +107,13 @@ class ContextTransport:
     def load(self) -> None:
         """Import what the first request would, 160 ms of it, and while nobody can fork."""
         with settled:
-            for name in ("getcontext", "azure.core.credentials", "azure.core.rest._requests_basic", "netrc"):
+            for name in ("azure.core.rest._requests_basic", "netrc"):
                 # Where one has moved it is imported when it is needed.
                 with suppress(ImportError):
                     import_module(name)
+            # What fails here fails again at the first send, and is told there.
+            with suppress(Exception):
+                self._client = _connect(self._endpoint, self._token)
 
     def send(self, parcels: Sequence[Parcel]) -> Sequence[Outcome]:
         """As many of the parcels as the server takes at once; a parcel's key is its idempotency key."""
@@ -267,13 +272,21 @@ def _outcomes(answer: _Answer, count: int) -> Sequence[Outcome]:
             outcomes[refused["line"]] = Refused(_said(refused["status"], f"({refused['code']}) {refused['message']}"))
     except (ValueError, KeyError, TypeError, IndexError):
         # Nobody knows what became of them; whatever is there already is applied once.
-        return (Retry("the answer to a batch is not of the API's form"),)
+        return (Retry(_ODD),)
     return outcomes
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return not body.strip() or isinstance(json.loads(body), dict)
+    except ValueError:
+        return False
 
 
 def _outcome(answer: _Answer) -> Outcome:
     if 200 <= answer.status < 300:  # noqa: PLR2004  HTTP's own numbers
-        return Delivered()
+        # A portal's page comes with a 200 too; the API answers 201, or a JSON object, or nothing more.
+        return Delivered() if answer.status == _CREATED or _is_object(answer.body) else Retry(_ODD)
     reason = _said(answer.status, _reason(answer.body))
     # Nor is a key that is not known (yet, or any more) a record's fault.
     if answer.status in _AGAIN or answer.status == _UNAUTHENTICATED:

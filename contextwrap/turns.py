@@ -7,7 +7,7 @@ LangChain's events.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class Spoken:
     """What one turn consists of: `heard` may repeat the thread's history, `between` are tools and events.
 
-    `source` is LangChain's id of the answer, when it comes from a state that also holds the answers of before: a
-    graph that goes on without a word of the user's shows the last of them again.
+    The id of `answer` is not in it yet: it is the one that its turn has promised. `source` is LangChain's id of it,
+    when it comes from a state that also holds the answers of before: a graph that goes on without a word of the
+    user's shows the last of them again.
     """
 
     heard: tuple[Message, ...] = ()
@@ -46,18 +47,20 @@ def log_turn(
     if identity.capture == "off":
         return
     answer = spoken.answer
-    if answer is not None:
-        answer = replace(answer, id=scope.turn.answer_takes())
+    answer_id = None if answer is None else scope.turn.answer_takes()
     thread = identity.thread or new_id()
     for client in clients or (default_client(),):
-        # What another client was told, this one has not heard.
-        memory = _heard.setdefault(client, Heard())
-        again = identity.thread and spoken.source and not memory.first_time(thread, spoken.source)
-        last = () if answer is None or again else (answer,)
-        then = (*spoken.between, *last)
-        news = memory.news(thread, spoken.heard, then) if identity.thread else spoken.heard
-        begun = (replace(message, event_timestamp=message.event_timestamp or begun_at) for message in news)
-        messages = (*begun, *then)
+        now = client.now()
+        between = _sealed(spoken.between, now)
+        last = () if answer is None else (answer.sealed(own_id=answer_id, at=now),)
+        news = spoken.heard
+        if identity.thread:
+            # What another client was told, this one has not heard.
+            memory = _heard.get(client) or _heard.setdefault(client, Heard())
+            if spoken.source and not memory.first_time(thread, spoken.source):
+                last = ()
+            news = memory.news(thread, news, (*between, *last))
+        messages = (*_sealed(news, begun_at or now), *between, *last)
         if not messages:
             continue
         conversation = Conversation(id=thread, metadata=_metadata(scope, last), messages=messages)
@@ -65,6 +68,10 @@ def log_turn(
             conversation = bare(conversation)
         if client.record(conversation) is not None and last:
             _remember_answer(client, scope, thread, last[0])
+
+
+def _sealed(messages: Iterable[Message], at: datetime) -> list[Message]:
+    return [message.sealed(own_id=message.id or new_id(), at=at) for message in messages]
 
 
 def forget_threads() -> None:

@@ -17,6 +17,7 @@ from contextwrap.identity import NOBODY, Identity
 
 USER_KEYS: Final = ("user_id",)
 THREAD_KEYS: Final = ("thread_id", "session_id", "conversation_id")
+_IDS: Final = frozenset((*USER_KEYS, *THREAD_KEYS))
 EXPLICIT_USER: Final = "contextwrap_user_id"
 EXPLICIT_THREAD: Final = "contextwrap_thread_id"
 WRAPPED: Final = "contextwrap_wrapped"
@@ -34,7 +35,7 @@ def found(metadata: Mapping[str, Any], tags: Iterable[str]) -> Identity:
     """What a run says by its metadata, the ambient `configurable`, and its tags."""
     ids = found_ids(metadata)
     own = {key: text for key in metadata if _is_apps_own(key) and (text := _text(metadata[key])) is not None}
-    labels = tuple(tag for tag in tags if not _INTERNAL_TAG.match(tag))
+    labels = _apps_own_tags(tuple(tags)) if tags else ()
     if not own and not labels:
         return ids
     return Identity(user_id=ids.user_id, thread_id=ids.thread_id, metadata=own, tags=labels)
@@ -44,12 +45,16 @@ def found_ids(metadata: Mapping[str, Any]) -> Identity:
     """Only the user and the thread of it."""
     config = var_child_runnable_config.get()
     configurable = config.get("configurable") if config else None
-    places = (metadata, configurable) if configurable else (metadata,)
-    return _identity(_first(USER_KEYS, places), _first(THREAD_KEYS, places))
+    if not metadata and not configurable:
+        return NOBODY
+    places = [place for place in (metadata, configurable) if place and not place.keys().isdisjoint(_IDS)]
+    return _identity(_first(USER_KEYS, places), _first(THREAD_KEYS, places)) if places else NOBODY
 
 
 def explicit(metadata: Mapping[str, Any]) -> Identity:
     """What `wrap(…, user_id=…, thread_id=…)` said."""
+    if EXPLICIT_USER not in metadata and EXPLICIT_THREAD not in metadata:
+        return NOBODY
     places = (metadata,)
     return _identity(_first((EXPLICIT_USER,), places), _first((EXPLICIT_THREAD,), places))
 
@@ -58,7 +63,9 @@ def in_headers(params: Mapping[str, Any], serialized: Mapping[str, Any] | None) 
     """What the headers of the model's own calls say, those of one call before those of all."""
     kwargs = (serialized or {}).get("kwargs")
     of_all = kwargs if isinstance(kwargs, Mapping) else {}
-    places = [where.get(name) for where in (params, of_all) for name in _HEADERS]
+    places = [where[name] for where in (params, of_all) for name in _HEADERS if name in where]
+    if not places:
+        return NOBODY
     return _identity(_first(USER_KEYS, [place for place in places if isinstance(place, Mapping)]), None)
 
 
@@ -69,6 +76,11 @@ def another(identity: Identity, than: Identity) -> bool:
 
 def _identity(user_id: str | None, thread_id: str | None) -> Identity:
     return NOBODY if user_id is thread_id is None else Identity(user_id=user_id, thread_id=thread_id)
+
+
+@functools.lru_cache(maxsize=1024)
+def _apps_own_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple([tag for tag in tags if not _INTERNAL_TAG.match(tag)])
 
 
 @functools.lru_cache(maxsize=1024)

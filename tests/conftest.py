@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from contextwrap import ContextCallbackHandler
     from contextwrap.client import ContextWrap
 
+# How long a thing takes is the benchmarks' question.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 _OURS = ("CONTEXTWRAP_", "CONTEXT_", "GETCONTEXT_")
 
 
@@ -32,12 +36,14 @@ def isolated_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
 
 
 @pytest.fixture(autouse=True)
-def no_default_client(isolated_environment: Path) -> Iterator[None]:
-    """No test finds the default client of another; who does not use one does not import it."""
+def nothing_shared(isolated_environment: Path) -> Iterator[None]:
+    """No test finds the default client or the open runs of another; who uses neither imports neither."""
     yield
-    client = sys.modules.get("contextwrap.client")
+    client, recorder = sys.modules.get("contextwrap.client"), sys.modules.get("contextwrap.recorder")
     if client is not None:
         client.reset_defaults()
+    if recorder is not None:
+        recorder.Recorder.runs = recorder.Runs()
 
 
 @pytest.fixture

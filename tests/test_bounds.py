@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parcels import conversations, sent
 
 import contextwrap
-from contextwrap.bounds import MAX_BYTES, bounded, bounded_id, bounded_text, parts
+from contextwrap.bounds import MAX_BYTES, bounded, bounded_id, bounded_text, parts, within
 from contextwrap.model import (
     MAX_ID,
     MAX_MESSAGES,
@@ -50,6 +50,7 @@ def row(**fields):
     return Message(role="assistant", **{"message": "hi", **fields})
 
 
+SMILE = "\N{GRINNING FACE}"
 ODD = {
     "long thread id": Conversation(id="t" * (MAX_ID + 1), messages=(row(),)),
     "empty thread id": Conversation(id="", messages=(row(),)),
@@ -72,6 +73,47 @@ def test_what_is_beyond_is_cut_and_said_once(odd):
     assert len(lost) == 1
     accept(inside)
     assert cut(inside) == (inside, [])
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_what_is_beyond_is_never_taken_for_within(odd):
+    """The quick look lets nothing pass that would have to be cut."""
+    assert not within(odd)
+
+
+texts = st.text(max_size=50) | st.sampled_from([SMILE, "\0", "\ud800", "x"]).flatmap(
+    lambda one: st.integers(0, 400_000).map(one.__mul__)
+)
+names = st.none() | st.text(max_size=8) | st.integers(MAX_ID - 1, MAX_ID + 1).map("i".__mul__)
+notes = st.dictionaries(st.text(max_size=8), texts, max_size=3) | st.integers(63, 65).map(
+    lambda count: {str(number): "x" for number in range(count)}
+)
+anything = st.builds(
+    Conversation,
+    id=names,
+    metadata=notes,
+    feedback=st.none() | texts,
+    messages=st.lists(
+        st.builds(row, id=names, message=texts, observation=st.none() | texts, name=st.none() | texts, metadata=notes),
+        min_size=1,
+        max_size=3,
+    ).map(tuple),
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(anything)
+def test_what_is_within_at_a_quick_look_is_within(conversation):
+    """What the quick look lets pass has nothing to cut, and is no larger than one call."""
+    as_it_is = cut(conversation) == (conversation, []) and len(to_json(conversation.to_wire())) <= MAX_BYTES
+    assert as_it_is or not within(conversation)
+
+
+def test_the_usual_is_within():
+    """A turn as it usually is passes at a quick look, and so does a long document in it."""
+    answer = row(id="0" * 32, metadata={"model": "m", "latency_ms": "12"})
+    asked = Message(role="user", message="größe ✓ " * 10_000, id="1" * 32)
+    assert within(Conversation(id="t", metadata={"user_id": "ada"}, messages=(asked, answer)))
 
 
 def test_what_is_within_is_left_alone():
@@ -129,7 +171,6 @@ def test_cuts_are_counted(home, monkeypatch):
     assert rating.rated == turn.conversation.id
 
 
-SMILE = "\N{GRINNING FACE}"
 LARGE = {
     "escapes": Conversation(id="t", messages=(row(message="\0" * MAX_TEXT),)),
     "wide": Conversation(id="t", messages=(row(message=SMILE * MAX_TEXT, observation=SMILE * MAX_TEXT),)),

@@ -143,7 +143,7 @@ async def async_played(stream, moves):
     return saw
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(moves=MOVES)
 def test_a_generator_is_read_as_before(moves):
     """Whatever is sent, thrown in and closed in whatever order, reader and generator see what they saw before."""
@@ -156,7 +156,7 @@ def test_a_generator_is_read_as_before(moves):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what ignores GeneratorExit
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(moves=MOVES)
 def test_an_async_generator_is_read_as_before(moves):
     """The same for async generators."""

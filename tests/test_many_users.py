@@ -153,7 +153,7 @@ def _begun(home, calls):
     return [call for call in calls if call[2] == "cancel" and call[1] in said]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(WAYS)), min_size=1, max_size=12))
 def test_any_order_of_any_ways(tmp_path_factory, program):
     """Whatever the users do, in whatever order, on two threads: their turns are theirs."""

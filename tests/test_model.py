@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -209,6 +210,13 @@ def test_sealed_is_the_same_for_the_same_key():
     assert once.conversation.id
     assert {once.conversation.id, second.id}.isdisjoint({other.conversation.id, other.conversation.messages[1].id})
     assert log.conversation == conversation
+
+
+@given(messages)
+def test_a_sealed_message_differs_in_what_it_did_not_have(message):
+    """Sealing a message adds an id and a time where there was none, and changes nothing else."""
+    expected = replace(message, id=message.id or "own", event_timestamp=message.event_timestamp or NOON)
+    assert message.sealed(own_id="own", at=NOON) == expected
 
 
 def test_sealed_leaves_a_rating_as_it_is():

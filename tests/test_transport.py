@@ -61,6 +61,8 @@ def test_odd_ids_reach_the_server_whole(rated):
     [
         (Answer(status=200), Delivered()),
         (Answer(status=201, body=b"<html>"), Delivered()),
+        (Answer(status=204), Delivered()),
+        (Answer(status=200, body=b"<html>"), Retry("the answer is not of the API's form")),
         (Answer(status=201, body=b""), Delivered()),
         (Answer(status=400, body=ERROR), Refused("HTTP 400: (bad_request) no messages")),
         (Answer(status=400, body=b"<html>"), Refused("HTTP 400")),

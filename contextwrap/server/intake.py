@@ -16,9 +16,12 @@ from contextwrap.server.limits import check_size
 from contextwrap.server.refusals import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from contextwrap.model import Log
     from contextwrap.server.house import House
     from contextwrap.server.keys import Viewer
+    from contextwrap.store.batch import Key
 
 SETTLE_SECONDS: Final = 2.0
 UNKNOWN: Final = "no message has this id, and no thread with an answer"
@@ -55,13 +58,18 @@ def take(house: House, *parcels: Parcel) -> None:
         house.pipeline.wake()
 
 
-def is_known(house: House, rated: str, tenant_id: str) -> bool:
-    """Whether there is what a rating rates, when all that came before it has been stored."""
-    house.pipeline.settle(SETTLE_SECONDS)
-    return house.store.can_rate(rated, tenant_id=tenant_id)
+def unknown(house: House, rated: Collection[Key]) -> set[Key]:
+    """Those of the things rated that are not here, once all that came before them has been stored.
+
+    None while the store is too far behind to tell: a rating is rather taken in vain than lost.
+    """
+    missing = set(rated) - house.store.rateable(rated)
+    if not missing:
+        return missing
+    return missing - house.store.rateable(missing) if house.pipeline.settle(SETTLE_SECONDS) else set()
 
 
 def check_known(house: House, rated: str, tenant_id: str) -> None:
     """Refusal of a rating of what is not here."""
-    if not is_known(house, rated, tenant_id):
+    if unknown(house, [(tenant_id, rated)]):
         raise Refusal(404, UNKNOWN)

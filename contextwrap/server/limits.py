@@ -58,14 +58,14 @@ def check_size(log: Log) -> None:
             raise WireError(f"conversation.messages[{index}] is longer than {MAX_TEXT} characters")
 
 
-def check_depth(body: bytes) -> None:
-    """WireError when JSON nests too deep, before a parser recurses into it."""
+def check_depth(body: bytes, *, within: int = 0) -> None:
+    """WireError when JSON nests too deep, before a parser recurses into it; it may lie `within` so many levels."""
     # What opens seldom cannot nest deep, and that is nearly everything.
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
     brackets = _BRACKET.findall(_STRING.sub(b"", body))
     deepest = max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0)
-    if deepest > MAX_DEPTH:
+    if deepest > MAX_DEPTH + within:
         raise WireError(f"the body nests deeper than {MAX_DEPTH} levels")
 
 

@@ -351,9 +351,11 @@ def mend(text: str) -> str:
 
 def dumped(value: object) -> str:
     """The value as JSON text that reads back equal; what is not JSON becomes its text."""
-    return mend(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
+    return mend(_encode(value))
 
 
+# json.dumps makes an encoder for every call that is not of its own defaults.
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 

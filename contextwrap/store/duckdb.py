@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contextwrap.model import Message
-    from contextwrap.store.batch import Changes, Needs
+    from contextwrap.store.batch import Changes, Key, Needs
     from contextwrap.store.records import ConversationQuery, Entry
 
 Row = TypeVar("Row", ConversationRow, MessageRow)
@@ -141,14 +141,20 @@ class DuckDBStore:
             found = _whole(db, _rows(ConversationRow, _all(db, sql, mend(tenant_id), mend(conversation_id))))
         return found[0] if found else None
 
-    def can_rate(self, target: str, *, tenant_id: str = "") -> bool:
-        """Whether `target` is the id of a message, or of a conversation with an answer."""
+    def rateable(self, keys: Collection[Key]) -> set[Key]:
+        """Those of the keys that name a message, or a conversation with an answer."""
         sql = (
-            "SELECT EXISTS (SELECT 1 FROM messages WHERE tenant_id = $1 AND (id = $2"
-            " OR conversation_id = $2 AND type = 'message' AND role = 'assistant'))"
+            f"SELECT tenant_id, id FROM messages WHERE (tenant_id, id) IN ({_unnested(_KEY)})"
+            " UNION SELECT tenant_id, conversation_id FROM messages WHERE type = 'message' AND role = 'assistant'"
+            f" AND (tenant_id, conversation_id) IN ({_unnested(_KEY)})"
         )
+        wanted = {(tenant, item): (mend(tenant), mend(item)) for tenant, item in keys}
+        if not wanted:
+            return set()
+        packed = _keys(wanted.values())
         with self._reading() as db:
-            return bool(_one(db, sql, mend(tenant_id), mend(target))[0])
+            found = set(_all(db, sql, packed, packed))
+        return {key for key, mended in wanted.items() if mended in found}
 
     def totals(self, *, tenant_id: str = "") -> Totals:
         """How much the tenant has."""
@@ -348,13 +354,10 @@ def _keys(keys: Collection[tuple[str, str]]) -> str:
 
 def _cells(values: list[Any]) -> list[Any]:
     """A column; most are of texts and numbers, which are what they are."""
-    return list(map(_cell, values)) if values and isinstance(values[0], (datetime, dict)) else values
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return _naive(value).isoformat()
-    return dumped(value) if isinstance(value, dict) else value
+    first = values[0] if values else None
+    if isinstance(first, datetime):
+        return [_naive(value).isoformat() for value in values]
+    return list(map(dumped, values)) if isinstance(first, dict) else values
 
 
 def _value(name: str, cell: Any) -> Any:
@@ -370,7 +373,7 @@ def _rows(kind: type[Row], found: Sequence[tuple[Any, ...]]) -> list[Row]:
 
 
 def _naive(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(tzinfo=None)
+    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).replace(tzinfo=None)
 
 
 def _all(db: duckdb.DuckDBPyConnection, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from contextwrap.model import Log, Message, Rating
@@ -145,8 +145,8 @@ class Store(Protocol):
         """The whole conversation, or None."""
         ...
 
-    def can_rate(self, target: str, *, tenant_id: str = "") -> bool:
-        """Whether `target` is the id of a message, or of a conversation that has an answer to rate."""
+    def rateable(self, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those (tenant_id, id) that name a message, or a conversation that has an answer to rate."""
         ...
 
     def totals(self, *, tenant_id: str = "") -> Totals:

@@ -114,6 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
         calls = self._calls(body)
+        self.server.hostile.sizes.append(len(calls))
         if fault.accepts:
             self.server.hostile.accept(calls)
         if fault.how == "hang":
@@ -139,7 +140,6 @@ class _Handler(BaseHTTPRequestHandler):
         return [{"key": key, "method": self.command, "target": self.path, "body": json.loads(body)}]
 
     def _take(self, calls: list[dict[str, Any]]) -> None:
-        self.server.hostile.sizes.append(len(calls))
         if self.server.hostile.largest and len(calls) > self.server.hostile.largest:
             self._say(413, Fault().body)
             return

@@ -88,9 +88,9 @@ def test_what_can_be_rated_is_known(store):
     """Messages, and conversations with an answer, of the tenant can be rated, nothing else."""
     say(store, thread("t", bot("a", id="m"), tenant="x"))
     say(store, thread("asked", user("anybody?"), tenant="x"))
-    assert not store.can_rate("asked", tenant_id="x")
-    assert [store.can_rate(target, tenant_id="x") for target in ("t", "m", "n", "")] == [True, True, False, False]
-    assert not store.can_rate("t")
+    names = ("t", "m", "n", "asked", "")
+    assert store.rateable([(tenant, name) for tenant in ("x", "") for name in names]) == {("x", "t"), ("x", "m")}
+    assert store.rateable([]) == set()
 
 
 def test_export_gives_everything_oldest_first(store):
@@ -152,7 +152,8 @@ def test_lone_surrogates_become_replacement_characters(store):
     assert (found.id, found.feedback, found.metadata) == (good, good, {"k": good})
     assert (message.id, message.message, message.name, message.input) == (good, good, good, [good])
     assert (message.rating, message.metadata) == (1, {good: good, "feedback": good})
-    assert store.can_rate(bad, tenant_id=bad)
+    worse = "a\udfffb\ud800"
+    assert store.rateable([(bad, bad), (worse, worse), (bad, "other")]) == {(bad, bad), (worse, worse)}
 
 
 def test_many_threads_read_while_one_writes(store):

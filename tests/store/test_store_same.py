@@ -54,7 +54,7 @@ def _answers(entries, batches):
     return applied, duplicates, unmatched, answer
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(stream=STREAMS, batches=st.sets(st.integers(1, 13), max_size=5))
 def test_batches_do_not_change_what_is_stored(stream, batches):
     """Any cutting into batches gives the same store, counts and unmatched ratings as one call at a time."""
