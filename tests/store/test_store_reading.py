@@ -113,7 +113,7 @@ def test_an_export_shows_one_moment(store):
     assert texts(rest[-1]) == ["x"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_any_text_comes_back(store, text):
     """Every text without lone surrogates round-trips, in every place text can be."""
