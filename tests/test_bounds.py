@@ -101,7 +101,7 @@ anything = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(anything)
 def test_what_is_within_at_a_quick_look_is_within(conversation):
     """What the quick look lets pass has nothing to cut, and is no larger than one call."""
