@@ -45,6 +45,8 @@ class Sink:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # An answer in two pieces waits 40 ms for the first to be acknowledged.
+            wbufsize = -1
 
             def do_GET(self) -> None:
                 self._say(404, b"{}")
@@ -60,6 +62,7 @@ class Sink:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+                self.wfile.flush()
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

@@ -7,6 +7,7 @@ dead left in the same folder. tenacity decides about trying again; a stop wakes 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -36,6 +37,8 @@ _STUMBLES: Final = 5
 _ADOPT_EVERY: Final = 5.0
 _CHECKPOINT_EVERY: Final = 2.0
 _LOG_EVERY: Final = 60.0
+# Leaves a process that ends within `exit_timeout`'s 2 s the time to end.
+_SILENCE: Final = 1.5
 
 
 class Courier:
@@ -89,9 +92,10 @@ class Courier:
     def flush(self, timeout: float, *, patient: bool = True) -> bool:
         """Carry all that waits now; False when some of it still waits after `timeout` seconds.
 
-        One that is not patient gives up as soon as the server could not be reached.
+        One that is not patient gives up as soon as the server could not be reached, or has said nothing for a while.
         """
         deadline = time.monotonic() + timeout
+        heard = time.monotonic()
         with self._round_over:
             self._flushing += 1
             failed, begun = self._failed_rounds, self._rounds
@@ -105,10 +109,11 @@ class Courier:
                 while self._rounds < begun + 2 or self._waits():
                     self._hurried.set()
                     self.wake()
-                    left = deadline - time.monotonic()
+                    left = min(deadline, math.inf if patient else heard + _SILENCE) - time.monotonic()
                     if left <= 0 or self._stopping.is_set() or (not patient and self._failed_rounds > failed):
                         return False
-                    self._round_over.wait(min(left, 0.5))
+                    if self._round_over.wait(min(left, 0.5)):
+                        heard = time.monotonic()
             return True
         finally:
             with self._round_over:
@@ -178,7 +183,7 @@ class Courier:
             if batch:
                 full = len(batch) == self._batch
                 reached = self._carry(outbox, batch)
-                # What was split, or broken off on the way, is not over.
+                # What was split, or not all tried, is not over.
                 more = more or (reached and (full or self._batch < MAX_PARCELS))
                 if not reached:
                     failed = True
@@ -224,7 +229,11 @@ class Courier:
                 case TooMany():
                     back.append(parcel.seq)
         split = any(isinstance(outcome, TooMany) for outcome in outcomes)
-        self._batch = max(1, len(batch) // 2) if split else min(MAX_PARCELS, self._batch * 2)
+        if split:
+            self._batch = max(1, len(batch) // 2)
+        else:
+            # A server without batches takes so many at a time.
+            self._batch = min(MAX_PARCELS, 2 * (len(outcomes) if len(outcomes) < len(batch) else self._batch))
         outbox.defer(back, seconds=0, reason=None, attempted=False)
         return reached
 

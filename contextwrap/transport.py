@@ -36,6 +36,8 @@ _NO_BATCHES: Final = frozenset({403, 404, 405, 415, 501})
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 10
 _ANSWER_SECONDS: Final = 20.0
+# Whoever stops in between has the word of what went before.
+_SINGLY_SECONDS: Final = 0.05
 _MOST_ANSWER: Final = 1024 * 1024
 _LEAST_COMPRESSED: Final = 1024
 
@@ -135,9 +137,10 @@ class ContextTransport:
 
     def _send_singly(self, parcels: Sequence[Parcel]) -> Sequence[Outcome]:
         outcomes: list[Outcome] = []
+        enough = time.monotonic() + _SINGLY_SECONDS
         for parcel in parcels:
             outcomes.append(self._send_one(parcel))
-            if isinstance(outcomes[-1], (Retry, Stumbled)):
+            if isinstance(outcomes[-1], (Retry, Stumbled)) or time.monotonic() > enough:
                 break
         return outcomes
 

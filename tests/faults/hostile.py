@@ -45,6 +45,7 @@ class HostileServer:
         self.seen = 0
         self.sizes: list[int] = []
         self.largest = 0
+        self.pause = 0.0
         self.lock = threading.Lock()
         self.closing = threading.Event()
         self._http = _Http(("127.0.0.1", 0), _Handler)
@@ -113,6 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
+        time.sleep(self.server.hostile.pause)
         calls = self._calls(body)
         self.server.hostile.sizes.append(len(calls))
         if fault.accepts:

@@ -189,6 +189,24 @@ def test_another_products_200_is_no_delivery(home):
     assert (left.pending, left.dead) == (0, 0)
 
 
+def test_who_stops_in_the_middle_has_the_word_of_what_went_before(home):
+    """A slow server without batches is sent each record once, however often the process that sends is stopped."""
+    with HostileServer(batches=False) as server:
+        server.pause = 0.02
+        for turn in range(3):
+            client = ContextWrap(endpoint=server.url, token="t", home=home)
+            for number in range(40):
+                say(client, f"t{number}", turn)
+            left = client.shutdown(0.6)
+            assert 0 < left.delivered < 120
+        client = ContextWrap(endpoint=server.url, token="t", home=home)
+        assert client.flush(30).pending == 0
+        client.shutdown()
+        # One may be under way at each stop.
+        assert 120 <= len(server.sizes) <= 123
+        assert server.threads() == {f"t{number}": [f"t{number}:{turn}" for turn in range(3)] for number in range(40)}
+
+
 @pytest.mark.parametrize("how", ["hang", "slow"])
 def test_shutdown_does_not_wait_for_a_hung_server(home, monkeypatch, how):
     """With a server that says nothing, shutdown takes exit_timeout and hardly more; all stays on disk."""
