@@ -309,6 +309,8 @@ def from_json(body: bytes | str) -> Any:
         raise WireError(f"the body is not JSON: {error}") from None
 
 
+# A history's messages are all of one moment.
+@lru_cache(maxsize=64)
 def to_iso(moment: datetime) -> str:
     """ISO 8601 in UTC with milliseconds and a Z, as context-python writes it."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -13,12 +13,12 @@ from weakref import WeakKeyDictionary
 
 from contextwrap.client import ContextWrap, default_client
 from contextwrap.heard import Heard
-from contextwrap.ids import new_id
+from contextwrap.ids import new_id, new_ids
 from contextwrap.model import Conversation, Message
 from contextwrap.redaction import bare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from contextwrap.identity import Scope
@@ -70,8 +70,10 @@ def log_turn(
             _remember_answer(client, scope, thread, last[0])
 
 
-def _sealed(messages: Iterable[Message], at: datetime) -> list[Message]:
-    return [message.sealed(own_id=message.id or new_id(), at=at) for message in messages]
+def _sealed(messages: Sequence[Message], at: datetime) -> list[Message]:
+    if not messages:
+        return []
+    return [message.sealed(own_id=own, at=at) for message, own in zip(messages, new_ids(len(messages)), strict=True)]
 
 
 def forget_threads() -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextwrap.ids import derived_id, new_id
+from contextwrap.ids import derived_id, new_id, new_ids
 
 
 def test_new_id_is_a_uuid7():
@@ -37,6 +37,13 @@ def test_new_ids_never_repeat():
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: new_id(), range(20_000)))
     assert len(set(made)) == len(made)
+
+
+def test_ids_of_one_moment_are_different_uuids():
+    """Many made at once are as good as many made one by one."""
+    made = [*new_ids(1000), *new_ids(0)]
+    assert len(set(made)) == 1000
+    assert {(uuid.UUID(one).version, uuid.UUID(one).variant) for one in made} == {(7, uuid.RFC_4122)}
 
 
 @given(st.lists(st.text(alphabet=st.characters(exclude_characters="\x1f", codec="utf-8")), min_size=1, max_size=4))
