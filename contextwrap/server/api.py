@@ -6,7 +6,6 @@ when they came, so that a client reads what it wrote.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from fastapi import APIRouter, Query
@@ -16,12 +15,13 @@ from starlette.responses import Response
 
 from contextwrap.errors import WireError
 from contextwrap.ids import new_id
-from contextwrap.model import RATINGS, Log, Rating, RatingMark, Route, from_iso, from_json, to_iso, to_json
+from contextwrap.model import RATINGS, Log, Rating, RatingMark, Route, from_json, to_iso, to_json
 from contextwrap.model import Request as LogRequest
 from contextwrap.server.auth import Ingester, Reader, rater
 from contextwrap.server.intake import SETTLE_SECONDS, check_known, key_of, sealed, take
 from contextwrap.server.limits import check_depth, read_body
 from contextwrap.server.refusals import Refusal, refusal
+from contextwrap.server.times import end_of, start_of
 from contextwrap.store.records import ConversationQuery
 from contextwrap.tokens import MAX_FEEDBACK
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from contextwrap.store.records import Page, StoredConversation
 
 MAX_PER_PAGE: Final = 100
-DEFAULT_DAYS: Final = 6
 MAX_RATING_BODY: Final = 16 * 1024
 _ANY_SITE: Final = {"Access-Control-Allow-Origin": "*"}
 _PREFLIGHT: Final = _ANY_SITE | {
@@ -112,13 +111,11 @@ def conversations(
     """A page of whole conversations, newest first; of the last 6 days when no time is said."""
     if rating is not None and rating not in RATINGS:
         raise Refusal(400, "rating must be -1, 0 or 1")
-    now = datetime.now(UTC)
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     query = ConversationQuery(
         tenant_id=asker.tenant_id,
-        start=from_iso(start_time, where="start_time") or midnight - timedelta(days=DEFAULT_DAYS),
+        start=start_of(start_time),
         # "until now" takes in what was logged while the question was on its way.
-        end=from_iso(end_time, where="end_time"),
+        end=end_of(end_time),
         user_id=user_id,
         rating=cast("Rating | None", rating),
         page=page,

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.templating import Jinja2Templates
 
 from contextwrap import __version__
-from contextwrap.server import api, auth, batches, pages, refusals
+from contextwrap.server import api, auth, batches, pages, refusals, series
 from contextwrap.server.limits import SafeHeaders
 from contextwrap.server.render import mount_static
 
@@ -36,6 +36,8 @@ def create_app(house: House) -> ASGIApp:
     app.state.templates = Jinja2Templates(TEMPLATES)
     app.state.throttle = auth.Throttle()
     refusals.install(app)
+    # Before the conversations, whose ids may be anything.
+    app.include_router(series.router)
     app.include_router(api.router)
     app.include_router(batches.router)
     app.include_router(auth.router)

@@ -21,7 +21,8 @@ import duckdb
 from contextwrap.errors import ContextwrapError, HomeInUseError
 from contextwrap.store.batch import Batch, ConversationRow, Found, MessageRow, dumped, mend, storable
 from contextwrap.store.migrations import MIGRATIONS
-from contextwrap.store.records import Applied, Page, StoredConversation, Summary, Totals
+from contextwrap.store.periods import first_days
+from contextwrap.store.records import Applied, Bucket, Page, StoredConversation, Summary, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from contextwrap.model import Message
     from contextwrap.store.batch import Changes, Key, Needs
-    from contextwrap.store.records import ConversationQuery, Entry
+    from contextwrap.store.records import ConversationQuery, Entry, SeriesQuery
 
 Row = TypeVar("Row", ConversationRow, MessageRow)
 
@@ -165,6 +166,30 @@ class DuckDBStore:
         with self._reading() as db:
             conversations, messages, users, positive, negative = map(int, _one(db, sql, mend(tenant_id)))
         return Totals(conversations=conversations, messages=messages, users=users, positive=positive, negative=negative)
+
+    def series(self, query: SeriesQuery) -> tuple[Bucket, ...]:
+        """Each period that the query touches, empty ones too, oldest first."""
+        bounds = (query.period, mend(query.tenant_id), _naive(query.start), _naive(query.end))
+        began = (
+            "SELECT date_trunc($1, started_at)::DATE, count(*) FROM conversations"
+            " WHERE tenant_id = $2 AND started_at >= $3 AND started_at < $4 GROUP BY 1"
+        )
+        rated = (
+            "SELECT date_trunc($1, event_timestamp)::DATE, count(*), avg(rating) FROM messages"
+            " WHERE tenant_id = $2 AND event_timestamp >= $3 AND event_timestamp < $4 AND rating IS NOT NULL GROUP BY 1"
+        )
+        with self._reading() as db:
+            conversations = dict(_all(db, began, *bounds))
+            ratings = {begins: (count, mean) for begins, count, mean in _all(db, rated, *bounds)}
+        return tuple(
+            Bucket(
+                begins=begins,
+                conversations=conversations.get(begins, 0),
+                rated=ratings.get(begins, (0, None))[0],
+                rating=ratings.get(begins, (0, None))[1],
+            )
+            for begins in first_days(query.start, query.end, period=query.period)
+        )
 
     def export(self, *, tenant_id: str | None = None) -> Iterator[StoredConversation]:
         """Every conversation of the tenant (None: of all) as of the first step, oldest first, in constant memory."""

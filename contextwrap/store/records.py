@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import date, datetime
 
     from contextwrap.model import Log, Message, Rating
+    from contextwrap.store.periods import Period
 
 T = TypeVar("T")
 
@@ -120,6 +121,30 @@ class Totals:
     negative: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesQuery:
+    """What happened from `start` (inclusive) to `end` (exclusive), by period."""
+
+    start: datetime
+    end: datetime
+    period: Period = "day"
+    tenant_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """One period, from the day on which it `begins`, and as much of it as was asked for.
+
+    `conversations` are those that began in it, `rated` the messages of that time that have a rating, and `rating` is
+    the mean of those, from -1 to 1; None of none.
+    """
+
+    begins: date
+    conversations: int = 0
+    rated: int = 0
+    rating: float | None = None
+
+
 class Store(Protocol):
     """Where conversations are kept. `apply` is called by one thread at a time; reads may come from many."""
 
@@ -151,6 +176,10 @@ class Store(Protocol):
 
     def totals(self, *, tenant_id: str = "") -> Totals:
         """How much the tenant has."""
+        ...
+
+    def series(self, query: SeriesQuery) -> tuple[Bucket, ...]:
+        """Each period that the query touches, empty ones too, oldest first."""
         ...
 
     def export(self, *, tenant_id: str | None = None) -> Iterator[StoredConversation]:
