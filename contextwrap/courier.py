@@ -17,7 +17,7 @@ from contextwrap.boxfiles import outbox_files, stamp
 from contextwrap.errors import OutboxError
 from contextwrap.forking import settled
 from contextwrap.outbox import Outbox
-from contextwrap.transport import MAX_PARCELS, Delivered, Refused, Retry, Stumbled, TooMany
+from contextwrap.transport import MAX_PARCELS, Delivered, Early, Refused, Retry, Stumbled, TooMany
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +30,8 @@ logger = logging.getLogger("contextwrap")
 
 # A request costs more than a millisecond of CPU, whatever is in it: what is recorded within this time shares one.
 LINGER_SECONDS: Final = 0.25
+# Longer than the longest wait between two attempts of another process.
+EARLY_SECONDS: Final = 600.0
 _ATTEMPTS: Final = 3
 _FIRST_WAIT: Final = 0.2
 _LONGEST_WAIT: Final = 300.0
@@ -37,8 +39,8 @@ _STUMBLES: Final = 5
 _ADOPT_EVERY: Final = 5.0
 _CHECKPOINT_EVERY: Final = 2.0
 _LOG_EVERY: Final = 60.0
-# Leaves a process that ends within `exit_timeout`'s 2 s the time to end.
-_SILENCE: Final = 1.5
+# With all that a process does before and after, its end stays within 2 s.
+_SILENCE: Final = 1.0
 
 
 class Courier:
@@ -75,6 +77,7 @@ class Courier:
         self._unsaid = 0
         self._batch = MAX_PARCELS
         self._stumbles = 0
+        self._asked_at = math.inf
         self.delivered = 0
 
     def wake(self) -> None:
@@ -92,10 +95,10 @@ class Courier:
     def flush(self, timeout: float, *, patient: bool = True) -> bool:
         """Carry all that waits now; False when some of it still waits after `timeout` seconds.
 
-        One that is not patient gives up as soon as the server could not be reached, or has said nothing for a while.
+        One that is not patient gives up as soon as the server could not be reached, or has said nothing for a while,
+        and leaves what is to be tried again later.
         """
         deadline = time.monotonic() + timeout
-        heard = time.monotonic()
         with self._round_over:
             self._flushing += 1
             failed, begun = self._failed_rounds, self._rounds
@@ -106,14 +109,13 @@ class Courier:
                 outbox.hurry(self._address)
             with self._round_over:
                 # The round under way may have looked before this call.
-                while self._rounds < begun + 2 or self._waits():
+                while self._rounds < begun + 2 or self._waits(patient=patient):
                     self._hurried.set()
                     self.wake()
-                    left = min(deadline, math.inf if patient else heard + _SILENCE) - time.monotonic()
+                    left = min(deadline, math.inf if patient else self._asked_at + _SILENCE) - time.monotonic()
                     if left <= 0 or self._stopping.is_set() or (not patient and self._failed_rounds > failed):
                         return False
-                    if self._round_over.wait(min(left, 0.5)):
-                        heard = time.monotonic()
+                    self._round_over.wait(min(left, 0.2))
             return True
         finally:
             with self._round_over:
@@ -135,9 +137,9 @@ class Courier:
     def _boxes(self) -> list[Outbox]:
         return [*([] if self.outbox is None else [self.outbox]), *list(self._adopted.values())]
 
-    def _waits(self) -> bool:
+    def _waits(self, *, patient: bool) -> bool:
         try:
-            return any(outbox.has_waiting(self._address) for outbox in self._boxes())
+            return any((one.has_waiting if patient else one.is_busy)(self._address) for one in self._boxes())
         except OutboxError:
             return True
 
@@ -222,20 +224,24 @@ class Courier:
                     self._say(f"refused, kept as a dead letter: {reason}")
                 case Stumbled(reason):
                     reached = self._stumble(outbox, parcel, reason)
+                case Early(reason):
+                    self._await(outbox, parcel, reason)
                 case Retry(reason, after):
                     back.append(parcel.seq)
                     self._hold(outbox, reason, after)
                     reached = False
                 case TooMany():
                     back.append(parcel.seq)
-        split = any(isinstance(outcome, TooMany) for outcome in outcomes)
-        if split:
-            self._batch = max(1, len(batch) // 2)
-        else:
-            # A server without batches takes so many at a time.
-            self._batch = min(MAX_PARCELS, 2 * (len(outcomes) if len(outcomes) < len(batch) else self._batch))
+        self._learn_size(len(batch), outcomes)
         outbox.defer(back, seconds=0, reason=None, attempted=False)
         return reached
+
+    def _learn_size(self, sent: int, outcomes: Sequence[Outcome]) -> None:
+        if any(isinstance(outcome, TooMany) for outcome in outcomes):
+            self._batch = max(1, sent // 2)
+        else:
+            # A server without batches takes so many at a time.
+            self._batch = min(MAX_PARCELS, 2 * (len(outcomes) if len(outcomes) < sent else self._batch))
 
     def _stumble(self, outbox: Outbox, parcel: Parcel, reason: str) -> bool:
         """Others go on while one parcel waits; when all fail, it is the server's fault and not theirs."""
@@ -245,6 +251,14 @@ class Courier:
             return True
         self._hold(outbox, reason, None)
         return False
+
+    def _await(self, outbox: Outbox, parcel: Parcel, reason: str) -> None:
+        """Who has what it changes may deliver that later; after a while nobody will."""
+        if abs(time.time() - parcel.created_at) > EARLY_SECONDS:
+            outbox.bury(parcel.seq, reason=reason)
+            self._say(f"refused, kept as a dead letter: {reason}")
+        else:
+            outbox.defer([parcel.seq], seconds=_wait(parcel.attempts + 1), reason=reason)
 
     def _hold(self, outbox: Outbox, reason: str, after: float | None) -> None:
         wait = _wait(outbox.held(self._address).attempts + _ATTEMPTS) if after is None else after
@@ -274,7 +288,11 @@ class Courier:
             sleep=tenacity.sleep_using_event(self._stopping),
             retry_error_callback=last,
         )
-        return retrying(self._transport.send, batch)
+        self._asked_at = time.monotonic()
+        try:
+            return retrying(self._transport.send, batch)
+        finally:
+            self._asked_at = math.inf
 
     def _foundlings(self) -> Iterator[Outbox]:
         """The files dead processes left; each is kept while it holds parcels for this address."""

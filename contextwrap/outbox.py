@@ -340,6 +340,14 @@ class Outbox:
         with self._read() as db:
             return db.execute("SELECT 1 FROM parcels WHERE address = ? LIMIT 1", (address,)).fetchone() is not None
 
+    def is_busy(self, address: str) -> bool:
+        """Whether anything for `address` is on its way now, or could be."""
+        with self._reading:
+            if any(one.address == address for one in self._leased.values()):
+                return True
+        due = self.next_due(address)
+        return due is not None and due <= self._clock()
+
     def next_due(self, address: str) -> float | None:
         """When a parcel for `address` may be leased, in seconds since 1970; None when none waits."""
         if not self.has_waiting(address):

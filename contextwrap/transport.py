@@ -30,6 +30,7 @@ MAX_PARCELS: Final = 500
 
 _AGAIN: Final = frozenset({408, 429, 502, 503, 504})
 _UNAUTHENTICATED: Final = 401
+_UNKNOWN: Final = 404
 _CREATED: Final = 201
 _ODD: Final = "the answer is not of the API's form"
 _NO_BATCHES: Final = frozenset({403, 404, 405, 415, 501})
@@ -63,6 +64,13 @@ class Stumbled:
 
 
 @dataclass(frozen=True, slots=True)
+class Early:
+    """Not yet: what this parcel changes is not there, perhaps because another process still has it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """Never: the server will not take this parcel, however often it is sent."""
 
@@ -76,7 +84,7 @@ class TooMany:
     reason: str
 
 
-Outcome: TypeAlias = Delivered | Retry | Stumbled | Refused | TooMany
+Outcome: TypeAlias = Delivered | Retry | Stumbled | Early | Refused | TooMany
 
 
 class Transport(Protocol):
@@ -151,7 +159,10 @@ class ContextTransport:
             content=parcel.body,
             headers={"Content-Type": "application/json", "x-ms-client-request-id": parcel.key},
         )
-        return answer if isinstance(answer, Retry) else _outcome(answer)
+        if isinstance(answer, Retry):
+            return answer
+        outcome = _outcome(answer)
+        return Early(outcome.reason) if isinstance(outcome, Refused) and _is_early(parcel, answer.status) else outcome
 
     def _send_together(self, parcels: Sequence[Parcel], takes: _Takes) -> Sequence[Outcome]:
         lines = _lines(parcels, takes)
@@ -164,7 +175,7 @@ class ContextTransport:
         if isinstance(answer, Retry):
             return (answer,)
         if answer.status == 200:  # noqa: PLR2004  HTTP's own number
-            return _outcomes(answer, len(lines))
+            return _outcomes(answer, parcels[: len(lines)])
         if answer.status in _NO_BATCHES:
             # Another server stands there now, or another version: one by one each gets its own answer.
             self._takes = _Takes()
@@ -267,12 +278,17 @@ def _lines(parcels: Sequence[Parcel], takes: _Takes) -> list[bytes]:
     return lines
 
 
-def _outcomes(answer: _Answer, count: int) -> Sequence[Outcome]:
+def _is_early(parcel: Parcel, status: int) -> bool:
+    return parcel.method == "PATCH" and status == _UNKNOWN
+
+
+def _outcomes(answer: _Answer, parcels: Sequence[Parcel]) -> Sequence[Outcome]:
     """Each line's outcome."""
-    outcomes: list[Outcome] = [Delivered()] * count
+    outcomes: list[Outcome] = [Delivered()] * len(parcels)
     try:
         for refused in json.loads(answer.body)["refused"]:
-            outcomes[refused["line"]] = Refused(_said(refused["status"], f"({refused['code']}) {refused['message']}"))
+            line, reason = refused["line"], _said(refused["status"], f"({refused['code']}) {refused['message']}")
+            outcomes[line] = (Early if _is_early(parcels[line], refused["status"]) else Refused)(reason)
     except (ValueError, KeyError, TypeError, IndexError):
         # Nobody knows what became of them; whatever is there already is applied once.
         return (Retry(_ODD),)

@@ -8,7 +8,7 @@ from fakeserver import HANG, RESET, Answer, FakeServer, free_port
 from contextwrap import transport as transport_module
 from contextwrap.model import Conversation, Log, Message, RatingMark, Route
 from contextwrap.outbox import Parcel
-from contextwrap.transport import ContextTransport, Delivered, Refused, Retry, Stumbled
+from contextwrap.transport import ContextTransport, Delivered, Early, Refused, Retry, Stumbled
 
 LOG = Log(
     route=Route.THREAD,
@@ -87,6 +87,13 @@ def test_each_answer_has_its_outcome(answer, outcome):
     found, asked = outcome_of(answer)
     assert found == outcome
     assert len(asked) == 1
+
+
+def test_a_rating_of_what_is_not_there_is_early():
+    """Its message may be on its way in another process; a message that is not found is refused."""
+    log = Log(route=Route.RATING, rated="m", marks=(RatingMark(rating=1),))
+    outcome, _ = outcome_of(Answer(status=404, body=ERROR), log=log)
+    assert outcome == Early("HTTP 404: (bad_request) no messages")
 
 
 def test_a_server_that_hangs_up_is_for_later():

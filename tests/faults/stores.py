@@ -56,6 +56,10 @@ class Stored:
                 found[one["id"]] = [message["message"] for message in one["messages"]]
         return found
 
+    def ratings(self, thread_id: str) -> list[int]:
+        """The rating of each message of a thread, in order."""
+        return [one["rating"] for one in self._http.get(f"/api/v1/conversations/{thread_id}").json()["messages"]]
+
     def close(self) -> None:
         self._http.close()
 

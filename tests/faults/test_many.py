@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from processes import start
@@ -11,6 +12,7 @@ from processes import start
 from contextwrap.boxfiles import outbox_files
 from contextwrap.client import ContextWrap
 from contextwrap.courier import Courier
+from contextwrap.keeping import FlushResult
 from contextwrap.model import Conversation, Log, Message, Route
 from contextwrap.outbox import Counts, Outbox, Parcel
 from contextwrap.transport import Delivered
@@ -134,6 +136,41 @@ def test_a_long_backlog_costs_no_more_a_parcel(tmp_path):
     courier.stop(10)
     assert counting.keys == [f"k{one}" for one in range(BACKLOG)]
     assert courier.delivered == BACKLOG
+
+
+@pytest.mark.parametrize("batches", [True, False], ids=["batches", "one by one"])
+def test_a_rating_that_another_process_sends_first_waits_for_its_message(tmp_path, server, stored, batches):
+    """Feedback taken by another worker than the answer's is applied when the answer has arrived, whoever was first."""
+    name = f"early-{batches}"
+    settings = {"endpoint": server.url, "token": server.key}
+    with ContextWrap(home=tmp_path / "rates", **settings) as rates:
+        assert rates.rate(-1, message=f"{name}-answer", feedback="no")
+        if batches:
+            assert rates.rate(1, message=f"{name}-other")
+        # It is not a reason to keep whoever ends waiting.
+        assert rates.flush(0.5).pending == 1 + batches
+        rows = (Message(role="assistant", message=text, id=f"{name}-{text}") for text in ("answer", "other"))
+        with ContextWrap(home=tmp_path / "says", **settings) as says:
+            says.record(Conversation(id=name, metadata={"user_id": name}, messages=tuple(rows)))
+            assert says.flush(20).pending == 0
+        assert rates.flush(20) == FlushResult(delivered=1 + batches, pending=0, dead=0)
+    stored.settle()
+    assert stored.ratings(name) == [-1, 1 if batches else 0]
+
+
+def test_a_rating_of_what_nobody_has_ever_said_becomes_a_dead_letter(tmp_path, server):
+    """After ten minutes it is refused for good, with the server's reason; until then it holds up no exit."""
+    now = datetime.now(UTC)
+    clocks = {"then": now - timedelta(minutes=11), "now": now}
+    left = {}
+    for name, at in clocks.items():
+        client = ContextWrap(endpoint=server.url, token=server.key, home=tmp_path / name, clock=lambda at=at: at)
+        assert client.rate(1, message="nobody-said-this")
+        before = time.monotonic()
+        left[name] = client.shutdown()
+        assert time.monotonic() - before < 1.5
+    assert (left["then"].dead, left["then"].pending) == (1, 0)
+    assert (left["now"].dead, left["now"].pending) == (0, 1)
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, -3000.0, 3000.0, 86_400.0])
