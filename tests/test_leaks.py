@@ -17,7 +17,7 @@ from contextwrap.client import ContextWrap
 from contextwrap.model import Conversation, Message
 
 # A server that is away is asked three times before a client ends without it.
-ROUNDS = {"local": 30, "up": 30, "down": 4}
+ROUNDS = {"local": 30, "up": 30, "down": 2}
 ROW = Message(role="user", message="hi")
 
 
