@@ -89,6 +89,7 @@ SITUATIONS = {
     "100 ainvoke at once": Situation(
         call=lambda bot, config: asyncio.run(_gather(bot, config)), each=AT_ONCE, cpu=time.process_time
     ),
+    "the same, loop's thread": Situation(call=lambda bot, config: asyncio.run(_gather(bot, config)), each=AT_ONCE),
     "stream of 50 chunks": Situation(
         made=lambda: chain("x" * CHUNKS), call=lambda bot, config: list(bot.stream(ASKED, config))
     ),
@@ -246,12 +247,12 @@ def main() -> None:
     given = options.parse_args()
     size = {"calls": given.calls, "rounds": given.rounds}
     columns = ("no-op", "usual no-op", "wrapped", "background", "unwrapped beside")
-    print(f"{'µs of CPU a call':22}{'bare':>8}" + "".join(f"{column:>18}" for column in columns))
+    print(f"{'µs of CPU a call':24}{'bare':>8}" + "".join(f"{column:>18}" for column in columns))
     situations = {}
     for name in [given.only] if given.only else SITUATIONS:
         found = situations[name] = situation(name, **size)
         added = "".join(f"{found[column] - found['bare']:+18.0f}" for column in columns)
-        print(f"{name:22}{found['bare']:8.0f}{added}", flush=True)
+        print(f"{name:24}{found['bare']:8.0f}{added}", flush=True)
     if given.only:
         return
     inside = a_session(**size)

@@ -191,7 +191,8 @@ class Recorder(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chat model is asked."""
-        asked = functools.partial(transcript.rows, messages[0] if messages else ())
+        # The messages are as they are now, the list may grow.
+        asked = functools.partial(transcript.rows, tuple(messages[0]) if messages else ())
         self._ask(run_id, self._start(run_id, parent_run_id, metadata, tags), asked, serialized, kwargs)
 
     @_guarded
@@ -340,10 +341,9 @@ class Recorder(BaseCallbackHandler):
                 root.scope = replace(root.scope, identity=identity)
         # Tokens are those of the model that speaks now.
         root.partial.clear()
-        if not root.asked and root.said is None:
-            root.asked = asked()
+        if root.asked is None:
+            root.asked = asked
         if root.key == start.key:
-            root.said = root.asked
             self._watch(root, run_id)
 
     def _watch(self, root: Root, run_id: UUID) -> None:
@@ -408,7 +408,7 @@ class Recorder(BaseCallbackHandler):
             answer = transcript.answered(outputs) if outputs is not None else root.completion or None
         failed = () if error is None else (transcript.error_row(error, attempts=attempts),)
         spoken = Spoken(
-            heard=root.said if root.said is not None else root.asked,
+            heard=_heard(root),
             between=(*root.tools, *transcript.calls(outputs), *failed),
             answer=None if answer is None else _answer(root, answer, interrupted=interrupted, attempts=attempts),
             source=transcript.source(outputs),
@@ -468,6 +468,12 @@ class Hook:
         if is_idle() and not self.apart:
             return None
         return listener if self.listening or self.everywhere or current_scope() is not None else None
+
+
+def _heard(root: Root) -> tuple[Message, ...]:
+    if root.said is not None:
+        return root.said
+    return root.asked() if root.asked is not None else ()
 
 
 def _answer(root: Root, text: str, *, interrupted: bool, attempts: int) -> Message:

@@ -37,8 +37,9 @@ _TOMBSTONES: Final = 20_000
 class Root:
     """What one root run has said so far; runs below it share it. `started` is monotonic, in seconds.
 
-    `wanted` is who is to get it: it is listened to in any case, for nobody knows at its start whether something
-    wrapped will run inside. `around` is the scope it began in, `scope` all that was learnt of who it is for.
+    `wanted` is who is to get it: it is listened to in any case, for nobody knows at its start whether something wrapped
+    will run inside. So what its first model was `asked` is put into rows when it is logged. `around` is the scope it
+    began in, `scope` all that was learnt of who it is for.
     """
 
     key: int
@@ -49,7 +50,7 @@ class Root:
     wanted: dict[Client, None] = field(default_factory=dict)
     said: tuple[Message, ...] | None = None
     streaming: bool = False
-    asked: tuple[Message, ...] = ()
+    asked: Callable[[], tuple[Message, ...]] | None = None
     tools: list[Message] = field(default_factory=list)
     calls: dict[int, tuple[str, Any]] = field(default_factory=dict)
     prompted: dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]] = field(default_factory=dict)
