@@ -26,7 +26,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from contextwrap.client import ContextWrap, configure, flush, forget, shutdown
+    from contextwrap.client import ContextWrap, aflush, configure, flush, forget, shutdown
     from contextwrap.errors import ConfigurationError, ContextwrapError
     from contextwrap.handler import ContextCallbackHandler
     from contextwrap.instrumenting import in_session, instrument, uninstrument
@@ -43,6 +43,7 @@ __all__ = [
     "ContextWrap",
     "ContextwrapError",
     "__version__",
+    "aflush",
     "configure",
     "flush",
     "forget",
@@ -63,6 +64,7 @@ _HOMES: Final = {
     "ContextCallbackHandler": "handler",
     "ContextWrap": "client",
     "ContextwrapError": "errors",
+    "aflush": "client",
     "configure": "client",
     "flush": "client",
     "forget": "client",

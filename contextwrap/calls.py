@@ -18,6 +18,7 @@ from langchain_core.messages import BaseMessage
 
 from contextwrap import responses, transcript
 from contextwrap.client import default_client
+from contextwrap.identity import current_scope
 from contextwrap.model import Message
 from contextwrap.recorder import Recorder
 from contextwrap.turns import Spoken, log_turn
@@ -91,6 +92,12 @@ class Call:
         if self.over:
             return
         self.over = True
+        self._log(answer, interrupted=interrupted, error=error)
+        # A stream may be read when the session it was made in is over.
+        if self.scope.activity.outer is None or current_scope() is None:
+            default_client().call_over()
+
+    def _log(self, answer: Callable[[], str | None], *, interrupted: bool, error: BaseException | None) -> None:
         with default_client().guard("track_context"):
             if self._recorded_otherwise() or self.scope.identity.capture == "off":
                 return

@@ -11,11 +11,12 @@ import asyncio
 import atexit
 import os
 import threading
+import time
 import weakref
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
 from contextwrap.bounds import bounded, bounded_id, bounded_text, parts, within
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
     from contextwrap.model import Rating
     from contextwrap.redaction import Choice, Redact
+
+
+_PATIENCE: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +109,20 @@ class ContextWrap:
         self._skipped: Counter[str] = Counter()
         self._counting = threading.Lock()
         self._closed = False
+        self._away_until = 0.0
+        self._delivered = 0
         self._keep: Keep | None = keep
         if keep is None and not self.settings.disabled:
-            self._keep = OutboxKeep(self.settings, lost=self._lost)
+            self._keep = OutboxKeep(self.settings, lost=_weakly(self._lost))
+            # Who forgets a client does not shut it down: its thread and its files go with it all the same.
+            weakref.finalize(self, self._keep.close).atexit = False
             _warn_of_the_old_host(self.settings.endpoint)
         _living.add(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was shut down."""
+        return self._closed
 
     def now(self) -> datetime:
         """The time by this client's clock."""
@@ -197,11 +210,17 @@ class ContextWrap:
         return await asyncio.to_thread(self.flush, timeout)
 
     def call_over(self) -> None:
-        """The outermost session is over, or a turn outside of any: with `flush_calls`, deliver, for `exit_timeout`."""
-        if self.settings.flush_calls and not self._closed:
-            with self.guard("flush"):
-                if self._keep is not None:
-                    self._keep.flush(self.settings.exit_timeout, patient=False)
+        """The outermost session is over, or a turn outside of any: with `flush_calls`, deliver, for `exit_timeout`.
+
+        A server that took nothing is not waited for again before ten times as long.
+        """
+        if self._flushes_calls():
+            self._flush_call()
+
+    async def acall_over(self) -> None:
+        """`call_over`, without blocking the event loop."""
+        if self._flushes_calls():
+            await asyncio.to_thread(self._flush_call)
 
     def stats(self) -> Stats:
         """What was recorded, left out and lost, since this client was made, and what waits."""
@@ -232,6 +251,19 @@ class ContextWrap:
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
+
+    def _flushes_calls(self) -> bool:
+        away = time.monotonic() < self._away_until
+        return self.settings.flush_calls and self._keep is not None and not self._closed and not away
+
+    def _flush_call(self) -> None:
+        with self.guard("flush"):
+            assert self._keep is not None
+            begun = time.monotonic()
+            left = self._keep.flush(self.settings.exit_timeout, patient=False)
+            if left.pending and left.delivered == self._delivered:
+                self._away_until = begun + _PATIENCE * (time.monotonic() - begun)
+            self._delivered = left.delivered
 
     def _accepts(self, doing: str) -> Keep | None:
         if self.settings.disabled:
@@ -404,6 +436,11 @@ def flush(timeout: float = 10.0) -> FlushResult:
     return default_client().flush(timeout)
 
 
+async def aflush(timeout: float = 10.0) -> FlushResult:  # noqa: ASYNC109  likewise
+    """`flush`, without blocking the event loop."""
+    return await default_client().aflush(timeout)
+
+
 def forget(user_id: str) -> int:
     """Drop what still waits of this user; see `ContextWrap.forget`."""
     return default_client().forget(user_id)
@@ -429,6 +466,18 @@ def _from_environment() -> ContextWrap:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _weakly(lost: Callable[[str], None]) -> Callable[[str], None]:
+    """The same, holding nobody."""
+    method = weakref.WeakMethod(lost)
+
+    def told(reason: str) -> None:
+        alive = method()
+        if alive is not None:
+            alive(reason)
+
+    return told
 
 
 def _redactor(choice: Any) -> Redact | None:

@@ -6,10 +6,12 @@ All of them mean one shared instance; what carries it is recorded, with the whol
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from contextwrap.client import ContextWrap, configure, default_client, is_configured
 from contextwrap.recorder import Recorder, hook
+from contextwrap.settings import load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,9 +43,15 @@ class ContextCallbackHandler(Recorder):
         if not is_configured():
             configure(token=token, endpoint=endpoint, home=home)
             return _shared_for(cls)
-        client = ContextWrap(token=token, endpoint=endpoint, home=home)
-        if client.settings == default_client().settings:
+        settings = load({"token": token, "endpoint": endpoint, "home": home})
+        if settings == default_client().settings:
             return _shared_for(cls)
+        with _making:
+            # Apps make one a request: as long as one of them lives, the next has the same client.
+            client = next((one for one in _clients if one.settings == settings and not one.closed), None)
+            if client is None:
+                client = ContextWrap(token=token, endpoint=endpoint, home=home)
+                _clients.add(client)
         return _make(cls, client)
 
     def __init__(
@@ -93,3 +101,4 @@ def _shared_for(cls: type[Handler]) -> Handler:
 
 _making = threading.Lock()
 _shared: dict[type[Any], Any] = {}
+_clients: weakref.WeakSet[ContextWrap] = weakref.WeakSet()

@@ -111,6 +111,11 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
 
     def enter(self) -> Self:
         """Begin the scope; `leave` ends it. Prefer `with`."""
+        self._tokens.append(scope_var.set(self.scope()))
+        return self
+
+    def scope(self) -> Scope:
+        """What the session is here, for whoever enters its scope step by step and says itself when it is over."""
         # The hook into LangChain has to be in place before the first run inside.
         import contextwrap.streams  # noqa: F401, PLC0415  LangChain, 180 ms: on first use, not on import
 
@@ -127,11 +132,15 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
         activity = Activity(outer=outer.activity if outer is not None else None)
         parent = outer.parent if outer is not None else None
         self._scope = Scope(identity=identity, turn=turn, activity=activity, parent=parent)
-        self._tokens.append(scope_var.set(self._scope))
-        return self
+        return self._scope
 
     def leave(self) -> None:
         """End the scope that `enter` began."""
+        if self._left():
+            default_client().call_over()
+
+    def _left(self) -> bool:
+        """Whether it was the outermost one, that something may have been recorded in."""
         for token in reversed(self._tokens):
             try:
                 scope_var.reset(token)
@@ -143,8 +152,7 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
         else:
             # Left in another Context than entered: there it never was set.
             self._tokens.pop()
-        if current_scope() is None and is_configured():
-            default_client().call_over()
+        return current_scope() is None and is_configured()
 
     def __enter__(self) -> Self:
         return self.enter()
@@ -160,7 +168,8 @@ class session:  # noqa: N801  a scope, read as `with session(...)`
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave()
+        if self._left():
+            await default_client().acall_over()
 
 
 def rate(rating: Rating, *, message: str | None = None, thread: str | None = None, feedback: str | None = None) -> bool:

@@ -18,7 +18,6 @@ import wrapt
 from contextwrap.client import default_client
 from contextwrap.errors import ConfigurationError
 from contextwrap.fields import Fields, Labels, Value, labels
-from contextwrap.identity import current_scope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -214,9 +213,7 @@ class _Tracked(wrapt.ObjectProxy):  # type: ignore[type-arg]  # not generic befo
         with default_client().guard("track_context"):
             from contextwrap.calls import begin  # noqa: PLC0415  LangChain, 180 ms: at the first call
 
-            with self._self_fields.session(arguments):
-                scope = current_scope()
-            assert scope is not None
+            scope = self._self_fields.session(arguments).scope()
             return begin(scope, arguments, apart_from=self._self_apart)
         return None
 

@@ -115,7 +115,7 @@ class ContextMiddleware(Middleware):
             value: bytes | None = given.get(name.lower().encode("latin-1", "replace"))
             return None if value is None else value.decode("latin-1")
 
-        with self._session(scope, header):
+        async with self._session(scope, header):
             here = current_scope()
 
             async def send_with_answer(message: Message) -> None:
@@ -148,9 +148,7 @@ class WSGIContextMiddleware(Middleware):
             value = environ.get("HTTP_" + name.upper().replace("-", "_"))
             return None if value is None else str(value)
 
-        with self._session(environ, header):
-            here = current_scope()
-        assert here is not None
+        here = self._session(environ, header).scope()
 
         def start_with_answer(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             with default_client().guard("web"):
@@ -161,8 +159,14 @@ class WSGIContextMiddleware(Middleware):
                     headers = [*headers, (str(self._answer_header), answer)]
             return start_response(status, headers, *exc_info)
 
-        with entered(here):
-            answer: Iterable[bytes] = self._app(environ, start_with_answer)
+        answer: Iterable[bytes] = ()
+        try:
+            with entered(here):
+                answer = self._app(environ, start_with_answer)
+        finally:
+            # What is streamed goes on until it is closed.
+            if isinstance(answer, (list, tuple, bytes)):
+                _over(here)
         file_wrapper = environ.get("wsgi.file_wrapper")
         sent_whole = isinstance(file_wrapper, type) and isinstance(answer, file_wrapper)
         if sent_whole or isinstance(answer, (list, tuple, bytes)):
@@ -190,9 +194,17 @@ class _Answer:
     def close(self) -> None:
         """PEP 3333: the server has read all it wants."""
         close = getattr(self._answer, "close", None)
-        if close is not None:
-            with entered(self._here):
-                close()
+        try:
+            if close is not None:
+                with entered(self._here):
+                    close()
+        finally:
+            _over(self._here)
+
+
+def _over(request: Scope) -> None:
+    if request.activity.outer is None:
+        default_client().call_over()
 
 
 def _found(

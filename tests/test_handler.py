@@ -60,6 +60,17 @@ def test_the_old_ways_token_alone_takes_the_endpoint_from_the_environment(home, 
     assert ContextCallbackHandler("t") is shared_handler()
 
 
+def test_handlers_for_the_same_other_settings_share_a_client(handler, tmp_path):
+    """An app that makes a handler a request does not make a client a request; after a shutdown there is a new one."""
+    one, two = (ContextCallbackHandler(home=tmp_path / "other") for _ in range(2))
+    assert one.client is two.client
+    one.client.shutdown()
+    three = ContextCallbackHandler(home=tmp_path / "other")
+    assert three.client is not one.client
+    assert ContextCallbackHandler(home=tmp_path / "third").client is not three.client
+    three.client.shutdown()
+
+
 def test_other_settings_make_another_handler(handler, home, tmp_path):
     """A handler for another home is its own, and records there; unknown keywords are refused."""
     other = ContextCallbackHandler(home=tmp_path / "other")

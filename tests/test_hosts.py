@@ -225,7 +225,7 @@ def test_a_notebook_records_and_flushes_inside_its_running_loop(home):
         'bot.invoke({"question": "called again"})',
         "print(contextwrap.flush(20).pending)",
         'await asyncio.gather(*[bot.ainvoke({"question": "at once"}) for _ in range(3)])',
-        "print((await client.aflush(20)).pending)",
+        "print((await contextwrap.aflush(20)).pending)",
     ]
     with FakeServer() as server:
         assert run(KERNEL, *cells, **environ_of(server, home)) == "0\n0\n"
@@ -254,9 +254,13 @@ FUNCTION = """
     import asyncio, itertools, os, signal, sys, time
     from contextlib import suppress
     from chains import chain
-    from contextwrap import session, wrap
+    from contextwrap import session, track_context, wrap
 
     bot = wrap(chain())
+
+    @track_context(user_id="{event[user]}")
+    def tracked(event, context):
+        return bot.invoke(event)
 
     def scoped(event, context):
         with session(user_id=event["user"]):
@@ -270,16 +274,19 @@ FUNCTION = """
             bot.invoke(event)
             raise ValueError
 
+    @track_context(user_id="{event[user]}")
     async def awaited(event):
-        async with session(user_id=event["user"]):
-            return await bot.ainvoke(event)
+        return await bot.ainvoke(event)
 
     def asynchronous(event, context):
         return asyncio.run(awaited(event))
 
+    @track_context(user_id="{event[user]}")
+    def streaming(event, context):
+        yield from bot.stream(event)
+
     def streamed(event, context):
-        with session(user_id=event["user"]):
-            return list(bot.stream(event))
+        return list(streaming(event, context))
 
     for number in itertools.count():
         # The last one is called again and again.
@@ -291,7 +298,7 @@ FUNCTION = """
         # The machine stops as soon as the handler has returned.
         os.kill(os.getpid(), signal.SIGSTOP)
 """
-HANDLERS = ["scoped", "plain", "failing", "asynchronous", "streamed"]
+HANDLERS = ["tracked", "scoped", "plain", "failing", "asynchronous", "streamed"]
 LAMBDA = {"AWS_LAMBDA_FUNCTION_NAME": "x"}
 
 
@@ -330,7 +337,7 @@ def test_a_frozen_function_has_delivered_its_call(home, durability):
 
 def test_a_hung_server_holds_a_function_for_exit_timeout(home):
     """The handler returns in time; what did not arrive lies in the home, and goes when the server is back."""
-    handlers = ["scoped", "asynchronous", "scoped"]
+    handlers = ["tracked", "asynchronous", "scoped"]
     port = free_port()
     with FakeServer(always=HANG, port=port) as server:
         environ = environ_of(server, home) | LAMBDA | {"CONTEXTWRAP_EXIT_TIMEOUT": 0.3}

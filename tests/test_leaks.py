@@ -115,3 +115,14 @@ def test_sessions_that_record_nothing_open_nothing(home):
         pass
     assert left_like(before) == before
     assert list((home / "outbox").iterdir()) == []
+
+
+@pytest.mark.parametrize("durability", ["call", "background"])
+def test_a_client_that_nobody_holds_any_more_leaves_nothing(home, where, durability):
+    """A client that is dropped without a word takes its threads and its files' descriptors with it."""
+    before = held()
+    for number in range(4):
+        assert ContextWrap(home=home, durability=durability, **where).record(
+            Conversation(id=f"t{number}", messages=(ROW,))
+        )
+    assert left_like(before) == before

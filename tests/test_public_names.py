@@ -16,6 +16,7 @@ NAMES = [
     "ContextWrap",
     "ContextwrapError",
     "__version__",
+    "aflush",
     "configure",
     "flush",
     "forget",
