@@ -97,6 +97,9 @@ class OutboxKeep:
             created_at=at,
         )
         if self._settings.durability == "background":
+            if self.outbox is None:
+                # To make the file takes longer than the window is.
+                self.open()
             self._opened_window().put(parcel)
         else:
             self._write([parcel])
@@ -172,16 +175,17 @@ class OutboxKeep:
 
     def _write(self, parcels: Sequence[Parcel]) -> None:
         outbox = self.outbox or self.open()
-        # SQLite goes on writing to a file that somebody has deleted: nobody would ever read it.
-        if not os.access(outbox.path, os.F_OK):
-            self._lost("outbox: its file was deleted")
-            self._replace(outbox, outbox.close)
-            outbox = self.open()
         try:
             outbox.put(parcels)
         except OutboxCorruptError as error:
             self._replace(outbox, partial(outbox.set_aside, error))
             self.open().put(parcels)
+        else:
+            # SQLite goes on writing to a file that somebody has deleted: nobody would ever read it.
+            if not os.access(outbox.path, os.F_OK):
+                self._lost("outbox: its file was deleted")
+                self._replace(outbox, outbox.close)
+                self.open().put(parcels)
         if self._courier is not None:
             self._courier.wake()
 
