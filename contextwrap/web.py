@@ -10,11 +10,12 @@ for that header. Needs no web framework.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from contextwrap.client import default_client
+from contextwrap.client import default_client, is_configured
 from contextwrap.errors import ConfigurationError
 from contextwrap.identity import CAPTURES, current_scope
 from contextwrap.model import MAX_METADATA_VALUE
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from contextwrap.identity import Capture, Scope, Turn
 
     Message: TypeAlias = MutableMapping[str, Any]
+    Send: TypeAlias = Callable[[Message], Awaitable[None]]
     ASGIApp: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
     WSGIApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -101,11 +103,16 @@ class Middleware:
 class ContextMiddleware(Middleware):
     """ASGI middleware: each request, and each websocket for as long as it is open, is a session.
 
+    When the app shuts down, what waits is delivered, for `exit_timeout` at most.
+
     The keywords are `Middleware`'s.
     """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, functools.partial(_send_at_the_end, send))
+            return
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -200,6 +207,14 @@ class _Answer:
                     close()
         finally:
             _over(self._here)
+
+
+async def _send_at_the_end(send: Send, message: Message) -> None:
+    """Deliver before the app says that it has shut down: servers end on SIGTERM without Python's exit handlers."""
+    if message["type"] == "lifespan.shutdown.complete" and is_configured():
+        client = default_client()
+        await client.aflush(client.settings.exit_timeout)
+    await send(message)
 
 
 def _over(request: Scope) -> None:

@@ -167,15 +167,16 @@ def test_sigterm_loses_nothing_that_uvicorn_served(tmp_path, home, workers):
     assert not outbox_files(home / "outbox")
 
 
-def test_an_app_that_shuts_down_in_its_lifespan_has_delivered_all(tmp_path, home):
-    """Where the disk goes with the process, a line in the app's lifespan sends everything before the end."""
+@pytest.mark.parametrize("line", ["pass", "contextwrap.shutdown()"])
+def test_an_app_under_the_middleware_has_delivered_all_when_it_has_shut_down(tmp_path, home, line):
+    """Where the disk goes with the process, the middleware sends everything before the end, or a line of the app's."""
     with FakeServer() as server:
         environ = environ_of(server, home)
-        with uvicorn(tmp_path, at_the_end="contextwrap.shutdown()", **environ) as (process, http):
+        with uvicorn(tmp_path, at_the_end=line, **environ) as (process, http):
             asked = ask_all_ways(http)
             process.terminate()
         assert sorted(arrived(server)) == asked
-    assert not outbox_files(home / "outbox")
+    assert waiting(environ) == []
 
 
 def test_an_answer_that_streams_while_uvicorn_stops_is_recorded_whole(tmp_path, home):

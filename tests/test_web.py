@@ -17,6 +17,7 @@ import httpx
 import pytest
 import uvicorn
 from chains import chain
+from fakeserver import FakeServer
 from fastapi import BackgroundTasks, Depends, FastAPI, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.testclient import TestClient
@@ -420,14 +421,33 @@ def test_why_a_sync_dependency_is_not_the_way(home):
     assert TestClient(ContextMiddleware(app, user_id="ada")).get("/").json() is False
 
 
-async def test_the_lifespan_is_left_alone():
-    """What is no request passes through untouched."""
+async def test_the_end_of_the_lifespan_delivers_what_waits(home):
+    """Before the server hears that the app has shut down everything has arrived; no other message waits for it."""
+    heard = []
+    with FakeServer() as server:
+        contextwrap.configure(home=home, endpoint=server.url, token="t")
+
+        async def send(message):
+            heard.append((message["type"], len(server.asked)))
+
+        async def app(scope, receive, send):
+            await send({"type": "lifespan.startup.complete"})
+            with session():
+                assert session.current().add_message("user", "hi")
+            await send({"type": "lifespan.shutdown.complete"})
+
+        await ContextMiddleware(app)({"type": "lifespan"}, None, send)
+    assert heard == [("lifespan.startup.complete", 0), ("lifespan.shutdown.complete", 1)]
+
+
+async def test_what_is_no_request_is_left_alone():
+    """What is neither a request nor the lifespan passes through untouched."""
     seen = []
 
     async def app(scope, receive, send):
         seen.append((scope, receive, send, current_scope()))
 
-    given = ({"type": "lifespan"}, asyncio.Event(), asyncio.Event())
+    given = ({"type": "tasks"}, asyncio.Event(), asyncio.Event())
     await ContextMiddleware(app)(*given)
     assert seen == [(*given, None)]
 
