@@ -34,6 +34,15 @@ _UNKNOWN: Final = 404
 _CREATED: Final = 201
 _ODD: Final = "the answer is not of the API's form"
 _NO_BATCHES: Final = frozenset({403, 404, 405, 415, 501})
+# By name: to import them takes 160 ms. https://learn.microsoft.com/python/api/azure-core/azure.core.exceptions
+_WHY: Final = {
+    "ServiceRequestError": "the server cannot be reached",
+    "ServiceRequestTimeoutError": "the server cannot be reached in time",
+    "ServiceResponseError": "the connection broke off",
+    "ServiceResponseTimeoutError": "no answer in time",
+    "IncompleteReadError": "the connection broke off",
+    "TimeoutError": "no answer in time",
+}
 _CONNECT_SECONDS: Final = 5
 _READ_SECONDS: Final = 10
 _ANSWER_SECONDS: Final = 20.0
@@ -192,7 +201,7 @@ class ContextTransport:
             response = self._client.send_request(HttpRequest(method, target, **request), stream=True)
             return _Answer(response.status_code, response.headers.get("Retry-After"), _read(response))
         except Exception as error:  # noqa: BLE001  the courier is promised an outcome, whatever the client meets
-            return Retry(type(error).__name__)
+            return Retry(_WHY.get(type(error).__name__) or type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)

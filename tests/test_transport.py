@@ -99,21 +99,20 @@ def test_a_rating_of_what_is_not_there_is_early():
 def test_a_server_that_hangs_up_is_for_later():
     """A connection that breaks means later."""
     outcome, _ = outcome_of(RESET)
-    assert isinstance(outcome, Retry)
+    assert outcome == Retry("the connection broke off")
 
 
 def test_a_server_that_is_not_there_is_for_later():
-    """A refused connection means later, and says no more than its kind."""
+    """A refused connection means later, and says so in words, without the address or the token."""
     outcome = ContextTransport(endpoint=f"http://127.0.0.1:{free_port()}", token="secret").send([parcel()])[0]
-    assert isinstance(outcome, Retry)
-    assert "secret" not in outcome.reason
+    assert outcome == Retry("the server cannot be reached")
 
 
 def test_a_server_that_says_nothing_is_for_later(monkeypatch):
     """A hung server is given up after the read timeout."""
     monkeypatch.setattr(transport_module, "_READ_SECONDS", 0.2)
     outcome, _ = outcome_of(HANG)
-    assert isinstance(outcome, Retry)
+    assert outcome == Retry("no answer in time")
 
 
 def test_send_never_raises():
